@@ -1,0 +1,183 @@
+"""What comes back: a result per work unit, a verdict per group, a record per run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from specs.errors import ExitCode
+from specs.job import Dtype, Expectation, KernelJob, Part, Property
+from specs.shapes import Shape
+from specs.uniqueness import CellRecord, Sighting
+
+
+class Environment(Part):
+    """Where a worker ran. Samples are compared only within one `stratum`."""
+
+    node: str
+    cpu: str
+    device: str
+    """'cpu' or the GPU's model name."""
+    device_uuid: str | None
+    driver: str | None
+    cuda: str | None
+    nccl: str | None
+    python: str
+    torch: str
+    ray: str
+    packages: dict[str, str]
+    kernel_build: str
+    git_commit: str | None
+    variables: dict[str, str]
+    """Environment variables that change results: CUDA_*, NCCL_*, CUBLAS_*, OMP_*, SGLANG_*, FARM_CPU_ISA, …"""
+    visible_devices: str | None
+
+    @property
+    def stratum(self) -> str:
+        return " / ".join([self.device if self.device != "cpu" else self.cpu, self.driver or "-", self.kernel_build[:12]])
+
+
+class Measurement(Part):
+    """Accuracy and speed of one variant, shape and dtype, from one unit."""
+
+    seconds: list[float]
+    """Of single launches, in the order they were made."""
+    relative_error: float
+    """||out - ref|| / ||ref|| against fp64 of the dequantised operands."""
+    rounding_floor: float
+    """What rounding the fp64 reference itself to the dtype costs."""
+    reordered_elements: int
+    """Output elements, of those looked at, whose bits change when the reference sums its K blocks in another order."""
+    reordered_of: int
+
+
+class UnitResult(Part):
+    unit: int
+    attempt: int
+    environment: Environment
+    cells: list[CellRecord]
+    measurement: Measurement | None = None
+    unsupported: str | None = None
+    seconds: float
+
+
+class Outcome(StrEnum):
+    DETERMINISTIC = "deterministic"
+    NONDETERMINISTIC = "nondeterministic"
+    INCONCLUSIVE = "inconclusive"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+
+
+class Witness(Part):
+    """Two samples that should have been equal, and how they differ."""
+
+    item: int
+    first: Sighting
+    second: Sighting
+    first_digest: str
+    second_digest: str
+    elements: int
+    differing: int
+    index: int
+    """Of the first differing element, in row-major order."""
+    coordinates: tuple[int, ...]
+    values: tuple[str, str]
+    """Decimal, shortest that reads back to the same bits."""
+    bits: tuple[str, str]
+    """Hexadecimal."""
+    max_ulp: int | None
+    """Largest distance in units in the last place; None where a NaN is involved."""
+
+
+class Timing(Part):
+    """Seconds per launch."""
+
+    launches: int
+    median: float
+    q1: float
+    q3: float
+
+
+class Verdict(Part):
+    """About one group in one stratum."""
+
+    variant: str
+    shape: Shape
+    dtype: Dtype
+    property: Property
+    stratum: str
+    outcome: Outcome
+    reason: str | None
+    """Why it is not simply what the counts say, in plain words."""
+    expected: Expectation
+    required: bool
+    trials: int
+    total: int
+    unique: int
+    items: int
+    flips: int
+    first_flip: Sighting | None
+    bound: float | None
+    """Exact 95 % upper bound of the flip rate after `trials` trials without a flip; None where there was one."""
+    witness: Witness | None
+
+    @property
+    def met(self) -> bool:
+        """Whether this is what the spec expected. Inconclusive, unsupported and error are neither."""
+        if self.outcome is Outcome.NONDETERMINISTIC:
+            return self.expected is not Expectation.DETERMINISTIC
+        return True
+
+
+class Speed(Part):
+    """Accuracy and time of one variant, shape and dtype."""
+
+    variant: str
+    shape: Shape
+    dtype: Dtype
+    stratum: str
+    timing: Timing
+    relative_error: float
+    rounding_floor: float
+    cost: float | None
+    """Median time over that of the fastest variant that was nondeterministic on this shape; None where there is none."""
+    failed_gates: list[str]
+
+
+class Judgement(Part):
+    """All that a run says. The same object is printed, stored and reported."""
+
+    verdicts: list[Verdict]
+    speeds: list[Speed]
+    errors: list[str]
+    """Units that failed in every attempt, in plain words."""
+    exit_code: ExitCode
+
+
+class RunStatus(StrEnum):
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    """The farm itself could not go on: the reason is in the run's `error`."""
+
+
+class RunRecord(Part):
+    """One run as `list` and `show` know it, and as `--json` prints it."""
+
+    id: str
+    name: str
+    kind: str
+    status: RunStatus
+    created_at: datetime
+    finished_at: datetime | None
+    units: int
+    units_done: int
+    exit_code: ExitCode | None
+    error: str | None
+    folder: str
+    farm_version: str
+    job: KernelJob
+    judgement: Judgement | None
+    environments: list[Environment]
