@@ -1,0 +1,1 @@
+"""The `farm` command: one file per subcommand, and nothing heavy imported before a subcommand needs it."""

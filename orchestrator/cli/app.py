@@ -1,0 +1,45 @@
+"""Entry point: registers the subcommands and turns the farm's errors into a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from specs.errors import ExitCode, FarmError
+
+app = typer.Typer(
+    name="farm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Prove whether GPU inference is deterministic: same input, same bits, whatever the batch, GPU or moment.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"farm {version('determinism-farm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    app.info.context_settings = {"obj": {"debug": debug}}
+
+
+def main() -> None:
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except FarmError as error:
+        if debug:
+            raise
+        typer.echo(f"farm: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
