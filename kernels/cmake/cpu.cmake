@@ -1,0 +1,34 @@
+# libfarm_cpu: the kernels in C++17 and threads. Every instruction set has one source file with flags of its own; the
+# rest is compiled for the plain architecture, so that one library runs on every machine of that architecture.
+find_package(Threads REQUIRED)
+
+add_library(farm_cpu SHARED
+  src/cpu/api.cpp
+  src/cpu/check.cpp
+  src/cpu/isa.cpp
+  src/cpu/micro_portable.cpp
+  src/cpu/plan.cpp
+  src/cpu/threads.cpp
+  src/cpu/tile.cpp
+  src/cpu/variants.cpp)
+
+# -ffp-contract=off: where a multiply-add is fused is part of the result, so the source alone decides it.
+set(FARM_CPU_FLAGS -O3 -ffp-contract=off -Wall -Wextra)
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  target_sources(farm_cpu PRIVATE src/cpu/micro_avx2.cpp src/cpu/micro_avx512.cpp)
+  target_compile_definitions(farm_cpu PRIVATE FARM_X86=1)
+  set_source_files_properties(src/cpu/micro_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  set_source_files_properties(src/cpu/micro_avx512.cpp PROPERTIES
+    COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")
+endif()
+
+string(JOIN " " FARM_CPU_FLAGS_TEXT ${FARM_CPU_FLAGS})
+target_compile_options(farm_cpu PRIVATE ${FARM_CPU_FLAGS})
+target_compile_definitions(farm_cpu PRIVATE
+  "FARM_COMPILER=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}\""
+  "FARM_FLAGS=\"${FARM_CPU_FLAGS_TEXT}\"")
+target_include_directories(farm_cpu PRIVATE include)
+target_link_libraries(farm_cpu PRIVATE Threads::Threads)
+# Undefined symbols must fail the build here, not the first run on a worker.
+target_link_options(farm_cpu PRIVATE -Wl,--no-undefined)
