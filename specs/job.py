@@ -200,6 +200,9 @@ class JobBase(Part):
         default=50, description="executions for each group and kind of stress"
     )
     device: Device = Field(default=Device.AUTO, strict=False)
+    accelerator: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]{1,63}$", description="GPU model by Ray's label, for example H200"
+    )
     timeouts: Timeouts = Timeouts()
 
 

@@ -61,6 +61,14 @@ class UnitResult(Part):
     seconds: float
 
 
+class UnitFailure(Part):
+    """An attempt at a unit that gave no samples."""
+
+    unit: int
+    attempt: int
+    reason: str
+
+
 class Outcome(StrEnum):
     DETERMINISTIC = "deterministic"
     NONDETERMINISTIC = "nondeterministic"
@@ -125,9 +133,11 @@ class Verdict(Part):
     @property
     def met(self) -> bool:
         """Whether this is what the spec expected. Inconclusive, unsupported and error are neither."""
-        if self.outcome is Outcome.NONDETERMINISTIC:
-            return self.expected is not Expectation.DETERMINISTIC
-        return True
+        unwanted = {
+            Outcome.NONDETERMINISTIC: Expectation.DETERMINISTIC,
+            Outcome.DETERMINISTIC: Expectation.NONDETERMINISTIC,
+        }
+        return unwanted.get(self.outcome) is not self.expected
 
 
 class Speed(Part):

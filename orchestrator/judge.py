@@ -1,0 +1,269 @@
+"""From counters to verdicts. Pure: no Ray, no database, no clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.witness import compare_samples
+from specs.errors import ExitCode
+from specs.job import Dtype, Expectation, KernelJob, Property
+from specs.result import (
+    Judgement,
+    Outcome,
+    Speed,
+    Timing,
+    UnitFailure,
+    UnitResult,
+    Verdict,
+    Witness,
+)
+from specs.shapes import Shape
+from specs.uniqueness import Cell, UniquenessTable
+from specs.unit import Group, Plan, WorkUnit
+
+LoadSample = Callable[[str], bytes | None]
+"""The bytes of a witness by its digest in hex, or None where they were not kept."""
+
+CONFIDENCE = 0.95
+ACROSS = "all"
+"""Stratum of cross_device, the one property whose samples may come from different devices."""
+
+
+def judge(plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure], sample: LoadSample) -> Judgement:
+    """Every verdict of a run, whether its plan is finished or not.
+
+    ``failures`` are those of units that have no result; with ``results`` they account for the units that are done.
+    """
+    evidence = _Evidence.gather(plan, results, failures)
+    verdicts = [verdict for group in evidence.groups for verdict in _verdicts(plan.job, group, evidence, sample)]
+    speeds = _speeds(plan.job, evidence, verdicts)
+    errors = [f"{plan.units[failure.unit]}: {failure.reason}" for failure in failures]
+    return Judgement(verdicts=verdicts, speeds=speeds, errors=errors, exit_code=_exit_code(verdicts, speeds, errors))
+
+
+def flip_rate_bound(trials: int) -> float:
+    """Exact one-sided 95 % upper bound of the flip rate after `trials` trials without a flip: p with (1-p)^n = 0.05."""
+    return 1.0 - float((1.0 - CONFIDENCE) ** (1.0 / trials))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    table: UniquenessTable
+    groups: list[Group]
+    missing: dict[Group, str]
+    """Groups of which a unit has no result, with the reason."""
+    unsupported: dict[tuple[str, Shape, Dtype], str]
+    measured: dict[tuple[str, Shape, Dtype, str], list[UnitResult]]
+    places: dict[Group, int]
+    """How many processes, or devices, a group's units ran in."""
+
+    @classmethod
+    def gather(cls, plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure]) -> _Evidence:
+        by_unit = {result.unit: result for result in results}
+        failed = {failure.unit: failure.reason for failure in failures}
+        found = cls(UniquenessTable(), [], {}, {}, {}, {})
+        for unit in plan.units:
+            if unit.purpose != "measure" and unit.group not in found.groups:
+                found.groups.append(unit.group)
+            result = by_unit.get(unit.index)
+            if result is None:
+                if unit.purpose != "measure":
+                    found.missing.setdefault(unit.group, failed.get(unit.index, "not all of its units were run"))
+            else:
+                found._take(unit, result)
+        return found
+
+    def _take(self, unit: WorkUnit, result: UnitResult) -> None:
+        key = (unit.variant, unit.shape, unit.dtype)
+        if result.unsupported is not None:
+            self.unsupported[key] = result.unsupported
+        elif unit.purpose == "measure":
+            self.measured.setdefault((*key, result.environment.stratum), []).append(result)
+        else:
+            self.table.merge(UniquenessTable.from_records(result.cells))
+            self.places[unit.group] = self.places.get(unit.group, 0) + 1
+
+    def can_differ(self, shape: Shape, dtype: Dtype) -> bool:
+        """False where summing the K blocks of a reference in another order changed no bit of the output."""
+        seen = [
+            result.measurement.reordered_elements
+            for (_, measured_shape, measured_dtype, _), results in self.measured.items()
+            for result in results
+            if (measured_shape, measured_dtype) == (shape, dtype) and result.measurement is not None
+        ]
+        return not seen or max(seen) > 0
+
+
+def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSample) -> list[Verdict]:
+    unsupported = evidence.unsupported.get((group.variant, group.shape, group.dtype))
+    strata = evidence.table.strata(group)
+    if unsupported is not None:
+        return [_verdict(job, group, "-", Cell(), Outcome.UNSUPPORTED, unsupported, None)]
+    if not strata:
+        reason = evidence.missing.get(group, "it has no samples")
+        return [_verdict(job, group, "-", Cell(), Outcome.ERROR, reason, None)]
+    verdicts = []
+    for stratum, cell in strata.items():
+        outcome, reason = _outcome(job, group, stratum, cell, evidence)
+        witness = _witness(group, cell, sample) if outcome is Outcome.NONDETERMINISTIC else None
+        verdicts.append(_verdict(job, group, stratum, cell, outcome, reason, witness))
+    return verdicts
+
+
+def _outcome(
+    job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _Evidence
+) -> tuple[Outcome, str | None]:
+    """A flip is final; everything that could have hidden one is asked before anything is called deterministic."""
+    if cell.unique > 1:
+        return Outcome.NONDETERMINISTIC, None
+    if group in evidence.missing:
+        return Outcome.ERROR, f"no flip so far, but {evidence.missing[group]}"
+    if cell.trials < 2:
+        return Outcome.INCONCLUSIVE, f"{cell.trials} trial: at least 2 are needed to compare"
+    if group.property is Property.CROSS_DEVICE and evidence.places[group] < 2:
+        return Outcome.INCONCLUSIVE, "there was only one device: cross_device needs at least 2"
+    if group.property is Property.CROSS_PROCESS and evidence.places[group] < 2:
+        return Outcome.INCONCLUSIVE, "all trials fell into one process: raise trials to at least 2 for each process"
+    if not evidence.can_differ(group.shape, group.dtype):
+        return Outcome.INCONCLUSIVE, (
+            "these inputs can't show a difference: summing the K blocks of a reference in another order "
+            f"changes no bit of the {group.dtype} output"
+        )
+    return _held_against_controls(job, group, stratum, evidence)
+
+
+def _held_against_controls(
+    job: KernelJob, group: Group, stratum: str, evidence: _Evidence
+) -> tuple[Outcome, str | None]:
+    controls = [v.name for v in job.variants if v.expectation(group.property) is Expectation.NONDETERMINISTIC]
+    if not controls:
+        return Outcome.INCONCLUSIVE, (
+            f"the job has no control for {group.property}: "
+            "add a variant with expect: nondeterministic, such as streamk"
+        )
+    cells = [
+        evidence.table.strata(group._replace(variant=name)).get(stratum, Cell()) for name in controls
+    ]
+    if any(cell.unique > 1 for cell in cells):
+        return Outcome.DETERMINISTIC, None
+    if group.variant in controls:
+        return Outcome.INCONCLUSIVE, f"this control did not flip in {evidence.table.strata(group)[stratum].trials} trials"
+    tried = ", ".join(f"{name} ({cell.trials} trials)" for name, cell in zip(controls, cells, strict=True))
+    return Outcome.INCONCLUSIVE, f"no control flipped under the same conditions: {tried}"
+
+
+def _verdict(
+    job: KernelJob, group: Group, stratum: str, cell: Cell, outcome: Outcome, reason: str | None, witness: Witness | None
+) -> Verdict:
+    variant = next(v for v in job.variants if v.name == group.variant)
+    pair = cell.pair()
+    return Verdict(
+        variant=group.variant,
+        shape=group.shape,
+        dtype=group.dtype,
+        property=group.property,
+        stratum=stratum,
+        outcome=outcome,
+        reason=reason,
+        expected=variant.expectation(group.property),
+        required=job.expanded_shapes()[group.shape],
+        trials=cell.trials,
+        total=cell.total,
+        unique=cell.unique,
+        items=len(cell.items),
+        flips=cell.flips,
+        first_flip=None if pair is None else cell.items[pair[0]][pair[2]].first,
+        bound=flip_rate_bound(cell.trials) if cell.trials and cell.unique == 1 else None,
+        witness=witness,
+    )
+
+
+def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
+    pair = cell.pair()
+    assert pair is not None
+    item, first, second = pair
+    payloads = sample(first.hex()), sample(second.hex())
+    if payloads[0] is None or payloads[1] is None:
+        return None
+    difference = compare_samples(payloads[0], payloads[1], group.dtype, row_length=group.shape.n)
+    return Witness(
+        item=item,
+        first=cell.items[item][first].first,
+        second=cell.items[item][second].first,
+        first_digest=first.hex(),
+        second_digest=second.hex(),
+        elements=difference.elements,
+        differing=difference.differing,
+        index=difference.index,
+        coordinates=difference.coordinates,
+        values=difference.values,
+        bits=difference.bits,
+        max_ulp=difference.max_ulp,
+    )
+
+
+def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> list[Speed]:
+    flipping = {v.variant for v in verdicts if v.outcome is Outcome.NONDETERMINISTIC and v.property is not Property.BATCH_INVARIANCE}
+    medians = {key: statistics.median(_seconds(results)) for key, results in evidence.measured.items()}
+    speeds = []
+    for (name, shape, dtype, stratum), results in evidence.measured.items():
+        times = _seconds(results)
+        rivals = [
+            median
+            for (rival, *where), median in medians.items()
+            if rival in flipping and rival != name and where == [shape, dtype, stratum]
+        ]
+        first = results[0].measurement
+        assert first is not None
+        q1, _, q3 = statistics.quantiles(times, n=4, method="inclusive")
+        speed = Speed(
+            variant=name,
+            shape=shape,
+            dtype=dtype,
+            stratum=stratum,
+            timing=Timing(launches=len(times), median=statistics.median(times), q1=q1, q3=q3),
+            relative_error=first.relative_error,
+            rounding_floor=first.rounding_floor,
+            cost=statistics.median(times) / min(rivals) if rivals and name not in flipping else None,
+            failed_gates=[],
+        )
+        against = job.gates.speed and medians.get((job.gates.speed.against, shape, dtype, stratum))
+        speeds.append(speed.model_copy(update={"failed_gates": _failed_gates(job, speed, against)}))
+    return speeds
+
+
+def _seconds(results: list[UnitResult]) -> list[float]:
+    return [second for result in results if result.measurement is not None for second in result.measurement.seconds]
+
+
+def _failed_gates(job: KernelJob, speed: Speed, against: float | None) -> list[str]:
+    failed = []
+    allowed = job.gates.accuracy
+    # Written so that a NaN fails. A dtype that holds the reference exactly has a floor of 0, and so a limit of 0.
+    if allowed is not None and not speed.relative_error <= allowed * speed.rounding_floor:
+        failed.append(
+            f"accuracy: relative error {speed.relative_error:.3e} is over {allowed:g} x the rounding floor "
+            f"{speed.rounding_floor:.3e}"
+        )
+    gate = job.gates.speed
+    variant = next(v for v in job.variants if v.name == speed.variant)
+    if gate and against is not None and variant.expectation(Property.RUN_TO_RUN) is Expectation.DETERMINISTIC:
+        ratio = against / speed.timing.median
+        if ratio < gate.at_least:
+            failed.append(f"speed: {ratio:.3f} x {gate.against}, at least {gate.at_least:g} is wanted")
+    return failed
+
+
+def _exit_code(verdicts: list[Verdict], speeds: list[Speed], errors: list[str]) -> ExitCode:
+    """An expectation that failed outranks a failure of the farm, and that outranks not knowing."""
+    if any(not v.met for v in verdicts) or any(s.failed_gates for s in speeds):
+        return ExitCode.FAILED
+    if errors or any(v.outcome is Outcome.ERROR for v in verdicts):
+        return ExitCode.INFRASTRUCTURE
+    open_questions = [
+        v for v in verdicts if v.outcome is Outcome.INCONCLUSIVE and v.required and v.expected is not Expectation.ANY
+    ]
+    nothing_ran = all(v.outcome is Outcome.UNSUPPORTED for v in verdicts)
+    return ExitCode.INCONCLUSIVE if open_questions or nothing_ran else ExitCode.MET

@@ -1,0 +1,89 @@
+"""From a job to work units. Pure: the same job and capacity give the same plan, and nothing is run or looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Literal
+
+from specs.job import Device, Dtype, KernelJob, Property, Stress
+from specs.shapes import Shape
+from specs.unit import Capacity, Plan, WorkUnit
+
+UNIT_SECONDS = 4.0
+"""About how long a unit should take: what a crash loses, and how often progress shows."""
+MEASURE_ROUNDS = 3
+MEASURE_LAUNCHES = 5
+"""Timed launches are spread over rounds, so that a slow spell of the machine hits all variants alike."""
+SMALLEST_POOL = 256
+"""Rows that batch_invariance draws its batches from, where the shape itself has fewer."""
+
+_FLOPS = {Device.CPU: 6e10, Device.CUDA: 3e14}
+_OVERHEAD_S = {Device.CPU: 2e-3, Device.CUDA: 1e-4}
+
+
+def make_plan(job: KernelJob, capacity: Capacity) -> Plan:
+    """Units in the order they are run: shape by shape, and within a shape the variants take turns."""
+    units: list[WorkUnit] = []
+    for shape in job.expanded_shapes():
+        for dtype in job.dtypes:
+            turns = [list(_units_of(job, capacity, variant.name, shape, dtype)) for variant in job.variants]
+            for turn in zip_longest(*turns):
+                units += [unit.model_copy(update={"index": len(units) + i}) for i, unit in enumerate(filter(None, turn))]
+    return Plan(job=job, capacity=capacity, units=tuple(units))
+
+
+def pool_rows(shape: Shape) -> int:
+    """Rows of A that batch_invariance cuts its batches from."""
+    return max(shape.m, SMALLEST_POOL)
+
+
+def _units_of(
+    job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dtype: Dtype
+) -> Iterator[WorkUnit]:
+    def unit(
+        purpose: Property | Literal["measure"], stress: Stress, first: int, trials: int, slot: int | None = None
+    ) -> WorkUnit:
+        return WorkUnit(
+            index=0,
+            variant=variant,
+            shape=shape,
+            dtype=dtype,
+            purpose=purpose,
+            stress=stress,
+            first_trial=first,
+            trials=trials,
+            seed=job.seed,
+            device=capacity.device,
+            cpus=capacity.cpus_per_worker,
+            gpus=capacity.gpus_per_worker,
+            slot=slot,
+            estimate_s=_trial_seconds(shape, purpose, capacity.device) * trials,
+            timeout_s=job.timeouts.unit,
+        )
+
+    for _ in range(MEASURE_ROUNDS):
+        yield unit("measure", Stress.QUIET, 0, MEASURE_LAUNCHES)
+    for prop in job.properties:
+        for stress in job.stress:
+            if prop is Property.CROSS_DEVICE:
+                for slot in range(capacity.workers):
+                    share = max(1, job.trials // capacity.workers)
+                    yield unit(prop, stress, slot * share, share, slot)
+            else:
+                for first, trials in _chunks(job, shape, prop, capacity.device):
+                    yield unit(prop, stress, first, trials)
+
+
+def _chunks(job: KernelJob, shape: Shape, prop: Property, device: Device) -> Iterator[tuple[int, int]]:
+    size = max(2, int(UNIT_SECONDS / _trial_seconds(shape, prop, device)))
+    if prop is Property.CROSS_PROCESS:
+        size = min(size, max(1, job.trials // job.processes))
+    for first in range(0, job.trials, size):
+        yield first, min(size, job.trials - first)
+
+
+def _trial_seconds(shape: Shape, purpose: Property | Literal["measure"], device: Device) -> float:
+    """A guess for chunking and for `farm plan`; nothing is judged by it."""
+    rows = pool_rows(shape) if purpose is Property.BATCH_INVARIANCE else shape.m
+    return 2.0 * rows * shape.k * shape.n / _FLOPS[device] + _OVERHEAD_S[device]
