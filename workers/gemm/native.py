@@ -1,0 +1,254 @@
+"""The farm's own kernels: libraries behind ``kernels/include/farm_kernels.h``, loaded through ctypes.
+
+One path for CPU and CUDA: check the operands, fill the C struct, call. The library of a backend is built when it is
+first asked for (see ``workers.build``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.build import Backend, build
+from workers.errors import KernelError
+from workers.gemm.inputs import BLOCK, FP8
+from workers.gemm.target import QUIET, Conditions, GemmInputs, Launch
+
+VARIANTS = {"streamk": 0, "streamk-ordered": 1, "persistent": 2, "invariant": 3}
+OUT_DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+
+_ABI_VERSION = 1
+_OK = 0
+
+
+class _FarmGemm(ctypes.Structure):
+    """``farm_gemm`` of farm_kernels.h, field by field."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        *((name, ctypes.c_int32) for name in ("variant", "out_dtype", "m", "n", "k")),
+        *((name, ctypes.c_void_p) for name in ("a", "b", "scale_a", "scale_b", "d")),
+        *((name, ctypes.c_int64) for name in ("lda", "ldb", "ld_scale_a", "ld_scale_b", "ldd")),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("stream", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("sm_count", "threads", "pause_us")),
+        ("pause_seed", ctypes.c_uint32),
+    )
+
+
+class NativeLibrary:
+    """A loaded kernel library. Raises KernelError where it can't be loaded or has another ABI."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise KernelError(f"{path} can't be loaded: {error}; remove it to have it built again") from error
+        self.path = path
+        self._library.farm_last_error.restype = ctypes.c_char_p
+        self._library.farm_status_message.restype = ctypes.c_char_p
+        self._library.farm_build_info.restype = ctypes.c_char_p
+        version = self._library.farm_abi_version()
+        if version != _ABI_VERSION:
+            raise KernelError(f"{path} has ABI version {version}; this program needs {_ABI_VERSION}")
+
+    @property
+    def build_info(self) -> dict[str, Any]:
+        """What the library says about itself: backend, compiler, flags, and for the CPU the instruction set in use."""
+        info: dict[str, Any] = json.loads(self._library.farm_build_info())
+        return info
+
+    def workspace_bytes(self, args: _FarmGemm) -> int:
+        """Bytes that ``run`` needs for this problem. Raises KernelError where the library refuses it."""
+        size = ctypes.c_size_t()
+        self._check(self._library.farm_gemm_workspace(ctypes.byref(args), ctypes.byref(size)))
+        return size.value
+
+    def run(self, args: _FarmGemm) -> None:
+        """Runs (CPU) or enqueues (CUDA). Raises KernelError."""
+        self._check(self._library.farm_gemm_run(ctypes.byref(args)))
+
+    def _check(self, status: int) -> None:
+        if status != _OK:
+            kind, what = self._library.farm_status_message(status), self._library.farm_last_error()
+            raise KernelError(f"{kind.decode()}: {what.decode()}")
+
+
+@functools.cache
+def load(backend: Backend) -> NativeLibrary:
+    """The library of ``backend``, built if need be, loaded once per process. Raises BuildError, KernelError."""
+    return NativeLibrary(build(backend).path)
+
+
+def fp8_blockwise_scaled_mm(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    scales_a: torch.Tensor,
+    scales_b: torch.Tensor,
+    out_dtype: torch.dtype,
+    variant: str = "invariant",
+) -> torch.Tensor:
+    """``(mat_a * scales_a) @ (mat_b * scales_b)`` with e4m3 operands scaled by blocks, in sgl-kernel's layouts.
+
+    ``mat_a`` (m, k) row-major, ``mat_b`` (k, n) column-major, both float8_e4m3fn; ``scales_a`` (m, k/128) float32 with
+    stride(0) == 1, a scale per row and 128 of K; ``scales_b`` (k/128, ceil(n/128)) float32 with stride(0) == 1, a scale
+    per 128x128 block. Leading dimensions may be larger than needed. k must be a multiple of 128, n of 8. ``out_dtype``
+    is bfloat16, float16 or float32. Returns (m, n). Raises ValueError for operands that don't fit, KernelError and
+    BuildError where the library fails.
+    """
+    inputs = GemmInputs(mat_a, mat_b, scales_a, scales_b)
+    check_inputs(inputs, out_dtype)
+    out = torch.empty((inputs.m, inputs.n), dtype=out_dtype, device=mat_a.device)
+    NativeGemm(variant).bind(inputs, out)(QUIET)
+    return out
+
+
+class NativeGemm:
+    """GemmTarget over one variant of the farm's own kernels, on the CPU or on a Hopper GPU."""
+
+    def __init__(self, variant: str) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}; allowed are {', '.join(VARIANTS)}")
+        self.name = variant
+
+    def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
+        """Why (m, n, k) can't be run on ``device``, in one sentence, or None. Raises BuildError."""
+        if out_dtype not in OUT_DTYPES:
+            return f"out_dtype is {out_dtype}; allowed are {_names(OUT_DTYPES)}"
+        if device.type not in ("cpu", "cuda"):
+            return f"device is {device}; the farm's kernels run on cpu and cuda"
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                return f"device is {device}, and torch {torch.__version__} sees no CUDA GPU"
+            capability = torch.cuda.get_device_capability(device)
+            if capability != (9, 0):
+                return f"{device} has compute capability {capability}; the farm's kernels are for Hopper, (9, 0)"
+        args = _FarmGemm(struct_size=ctypes.sizeof(_FarmGemm), m=m, n=n, k=k)
+        args.variant, args.out_dtype = VARIANTS[self.name], OUT_DTYPES[out_dtype]
+        try:
+            load(_backend(device)).workspace_bytes(args)
+        except KernelError as error:
+            return str(error)
+        return None
+
+    def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        """Checks the operands and allocates the workspace; each launch then runs on torch's current stream.
+
+        Raises ValueError, BuildError, KernelError.
+        """
+        check_inputs(inputs, out.dtype)
+        _check_out(inputs, out)
+        return _BoundGemm(load(_backend(out.device)), inputs, out, VARIANTS[self.name])
+
+
+class _BoundGemm:
+    """A launch. It holds the tensors whose bare addresses the C struct has."""
+
+    def __init__(self, library: NativeLibrary, inputs: GemmInputs, out: torch.Tensor, variant: int) -> None:
+        self._library, self._inputs, self._out = library, inputs, out
+        self._args = _arguments(inputs, out, variant)
+        # What is needed depends on the worker count, which stress may change: one allocation for each count seen.
+        self._workspaces: dict[int, torch.Tensor] = {}
+        self._workspace(QUIET.sm_count)
+
+    def __call__(self, conditions: Conditions) -> None:
+        args, space = self._args, self._workspace(conditions.sm_count)
+        args.workspace, args.workspace_bytes = space.data_ptr(), space.numel()
+        args.sm_count, args.threads = conditions.sm_count, conditions.threads
+        args.pause_us, args.pause_seed = conditions.pause_us, conditions.pause_seed
+        if self._out.device.type == "cpu":
+            self._library.run(args)
+            return
+        with torch.cuda.device(self._out.device):
+            args.stream = torch.cuda.current_stream().cuda_stream
+            self._library.run(args)
+
+    def _workspace(self, sm_count: int) -> torch.Tensor:
+        if sm_count not in self._workspaces:
+            self._args.sm_count = sm_count
+            size = self._library.workspace_bytes(self._args)
+            self._workspaces[sm_count] = torch.empty(size, dtype=torch.uint8, device=self._out.device)
+        return self._workspaces[sm_count]
+
+
+def check_inputs(inputs: GemmInputs, out_dtype: torch.dtype) -> None:
+    """Raises ValueError with the value given, what is allowed and what to do, for the first thing that does not fit."""
+    if out_dtype not in OUT_DTYPES:
+        raise ValueError(f"out_dtype is {out_dtype}; allowed are {_names(OUT_DTYPES)}")
+    operands = vars(inputs)
+    for name, tensor in operands.items():
+        wanted = FP8 if name.startswith("mat") else torch.float32
+        if tensor.dtype != wanted:
+            raise ValueError(f"{name} is {tensor.dtype}; it must be {wanted}")
+        if tensor.dim() != 2:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must have two dimensions")
+        if tensor.device != inputs.mat_a.device or tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"{name} is on {tensor.device}, mat_a on {inputs.mat_a.device}; all must be on one cpu or cuda device"
+            )
+    m, n, k = inputs.m, inputs.n, inputs.k
+    if m < 1 or n < 1 or n % 8 or k < 1 or k % BLOCK:
+        raise ValueError(
+            f"(m, n, k) is ({m}, {n}, {k}); m must be at least 1, n a positive multiple of 8, k of {BLOCK}: "
+            "pad the operands with zeros"
+        )
+    blocks = k // BLOCK
+    shapes = {"mat_b": (k, n), "scales_a": (m, blocks), "scales_b": (blocks, -(-n // BLOCK))}
+    for name, shape in shapes.items():
+        if tuple(operands[name].shape) != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(operands[name].shape)}; for mat_a {(m, k)} and n = {n} it must be {shape}"
+            )
+    _leading(inputs.mat_a, 1, "mat_a", "row-major", "mat_a.contiguous()")
+    _leading(inputs.mat_b, 0, "mat_b", "column-major", "mat_b.t().contiguous().t()")
+    _leading(inputs.scales_a, 0, "scales_a", "column-major", "scales_a.t().contiguous().t()")
+    _leading(inputs.scales_b, 0, "scales_b", "column-major", "scales_b.t().contiguous().t()")
+
+
+def _check_out(inputs: GemmInputs, out: torch.Tensor) -> None:
+    if tuple(out.shape) != (inputs.m, inputs.n) or out.device != inputs.mat_a.device:
+        raise ValueError(
+            f"out has shape {tuple(out.shape)} on {out.device}; "
+            f"it must be {(inputs.m, inputs.n)} on {inputs.mat_a.device}"
+        )
+    _leading(out, 1, "out", "row-major", "out.contiguous()")
+
+
+def _leading(tensor: torch.Tensor, unit: int, name: str, layout: str, remedy: str) -> int:
+    """The distance between rows (``unit`` 1) or columns (0). Strides of dimensions of size 1 say nothing."""
+    other = 1 - unit
+    length, lines = tensor.shape[unit], tensor.shape[other]
+    leading = tensor.stride(other) if lines > 1 else max(length, 1)
+    if (length > 1 and tensor.stride(unit) != 1) or leading < length:
+        raise ValueError(
+            f"{name} {tuple(tensor.shape)} has strides {tensor.stride()}; it must be {layout}, stride({unit}) == 1 and "
+            f"stride({other}) >= {length}: use {remedy}"
+        )
+    return leading
+
+
+def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> _FarmGemm:
+    args = _FarmGemm(struct_size=ctypes.sizeof(_FarmGemm), variant=variant, out_dtype=OUT_DTYPES[out.dtype])
+    args.m, args.n, args.k = inputs.m, inputs.n, inputs.k
+    args.a, args.b, args.d = inputs.mat_a.data_ptr(), inputs.mat_b.data_ptr(), out.data_ptr()
+    args.scale_a, args.scale_b = inputs.scales_a.data_ptr(), inputs.scales_b.data_ptr()
+    args.lda = _leading(inputs.mat_a, 1, "mat_a", "row-major", "")
+    args.ldb = _leading(inputs.mat_b, 0, "mat_b", "column-major", "")
+    args.ld_scale_a = _leading(inputs.scales_a, 0, "scales_a", "column-major", "")
+    args.ld_scale_b = _leading(inputs.scales_b, 0, "scales_b", "column-major", "")
+    args.ldd = _leading(out, 1, "out", "row-major", "")
+    return args
+
+
+def _backend(device: torch.device) -> Backend:
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def _names(dtypes: dict[torch.dtype, int]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
