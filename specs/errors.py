@@ -1,13 +1,15 @@
 """The farm's exceptions, and the exit code that each one ends `farm` with.
 
-    FarmError
-    ├── UsageError            2   what the user gave can't be taken as it is
-    │   └── SpecError             a spec is wrong; carries every problem found, with its place
-    └── InfrastructureError   4   the farm or a machine failed; never a verdict about a target
+FarmError
+├── UsageError            2   what the user gave can't be taken as it is
+│   └── SpecError             a spec is wrong; carries every problem found, with its place
+└── InfrastructureError   4   the farm or a machine failed; never a verdict about a target
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -34,5 +36,42 @@ class UsageError(FarmError):
     exit_code = ExitCode.USAGE
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a spec."""
+
+    source: str
+    """The file, 'standard input', or the override as it was typed."""
+    line: int | None
+    column: int | None
+    """Both counted from 1; None where the problem has no one place."""
+    path: str
+    """Into the spec, like `shapes[1].mkn`; empty for the whole."""
+    message: str
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class SpecError(UsageError):
+    """A spec can't be used. The message is one line for each of `problems`."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = "a problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{count} in the spec", *map(str, self.problems)]))
+
+
 class InfrastructureError(FarmError):
     """A machine, the cluster, the disk or a build failed."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """The end of a message about a name that isn't known: '; the nearest is NAME', or '' if none is near."""
+    from difflib import get_close_matches
+
+    # the length bounds difflib's time, which is quadratic
+    folded = {name.lower().replace("_", "-"): name for name in allowed}
+    found = get_close_matches(given[:100].lower().replace("_", "-"), folded, n=1, cutoff=0.5)
+    return f"; the nearest is {folded[found[0]]}" if found else ""

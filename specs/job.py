@@ -1,13 +1,29 @@
-"""What a user may ask for: one job, validated. `KINDS` maps `kind` to its model."""
+"""What a user may ask for: one job, validated. `KINDS` maps `kind` to its model.
+
+Messages of the ValueErrors here stand alone: they have the value given, what is allowed and the nearest of it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
+from specs.errors import nearest
 from specs.shapes import FIXED_SETS, WEIGHT_SETS, Shape, with_tokens
 
 
@@ -54,7 +70,9 @@ class Device(StrEnum):
 
 OWN_VARIANTS = ("streamk", "streamk-ordered", "persistent", "invariant")
 PEER_VARIANTS = ("sgl-kernel", "deep-gemm", "torch-scaled-mm", "triton")
-PYTHON_VARIANT = r"^python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+PYTHON_VARIANT = r"^python:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+MOST = 1 << 20
+"""Of rows, columns and depth of a GEMM."""
 
 
 class Part(BaseModel):
@@ -70,26 +88,46 @@ _Dtype = Annotated[Dtype, Field(strict=False)]
 _Stress = Annotated[Stress, Field(strict=False)]
 
 
-def _name_only(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
+def _wrong(title: str, faults: Iterable[tuple[tuple[str | int, ...], object, str]]) -> ValidationError:
+    """Faults (where below this value, what was given, the message) that a validator of the whole found in its parts."""
+    details = [
+        InitErrorDetails(type="value_error", loc=loc, input=given, ctx={"error": ValueError(message)})
+        for loc, given, message in faults
+    ]
+    return ValidationError.from_exception_data(title, details)
+
+
+def _known_variant(name: str) -> str:
+    known = OWN_VARIANTS + PEER_VARIANTS
+    if name in known or re.fullmatch(PYTHON_VARIANT, name):
+        return name
+    raise ValueError(f"{name!r}: allowed: {', '.join(known)} or python:package.module:function{nearest(name, known)}")
+
+
+VariantName = Annotated[
+    str,
+    AfterValidator(_known_variant),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": [*OWN_VARIANTS, *PEER_VARIANTS]},
+                {"type": "string", "pattern": PYTHON_VARIANT, "description": "python:package.module:function"},
+            ]
+        }
+    ),
+]
 
 
 class Variant(Part):
     """One implementation under test. A bare name is short for `{name: NAME}`."""
 
-    name: str = Field(description="own kernel, peer, or python:package.module:function with sgl-kernel's signature")
+    name: VariantName = Field(
+        description="own kernel, peer, or python:package.module:function with sgl-kernel's signature"
+    )
     expect: _Expectation | dict[_Property, _Expectation] = Field(
         default=Expectation.DETERMINISTIC,
         description="one expectation, or one for each property; properties that are left out expect `any`",
     )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name in OWN_VARIANTS + PEER_VARIANTS or re.match(PYTHON_VARIANT, name):
-            return name
-        allowed = ", ".join(OWN_VARIANTS + PEER_VARIANTS)
-        raise ValueError(f"allowed: {allowed}, or python:package.module:function")
 
     def expectation(self, prop: Property) -> Expectation:
         if isinstance(self.expect, dict):
@@ -97,22 +135,53 @@ class Variant(Part):
         return self.expect
 
 
-Rows = Annotated[int, Field(ge=1, le=1 << 20)]
+def _possible(mkn: list[int]) -> list[int]:
+    """Raises ValueError naming every one of m, k and n that the kernels' blocks and alignment rule out."""
+    faults = []
+    for name, size, step in zip("mkn", mkn, (1, 128, 8), strict=True):
+        if size < step or size % step or size > MOST:
+            allowed = f"multiples of {step} up to {MOST}" if step > 1 else f"1 to {MOST}"
+            closest = min(MOST, max(step, (size + step // 2) // step * step))
+            faults.append(f"{name} = {size}: allowed: {allowed}; the nearest is {closest}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return mkn
 
 
-def _shape_from(value: object) -> object:
-    if isinstance(value, str):
-        return {"set": value}
-    if isinstance(value, list):
-        return {"mkn": value}
-    return value
+def _known_set(name: str) -> str:
+    known = [*FIXED_SETS, *WEIGHT_SETS]
+    if name in known:
+        return name
+    raise ValueError(f"{name!r}: allowed: {', '.join(known)}{nearest(name, known)}")
+
+
+Rows = Annotated[int, Field(ge=1, le=MOST)]
+SetName = Annotated[
+    str, AfterValidator(_known_set), WithJsonSchema({"type": "string", "enum": [*FIXED_SETS, *WEIGHT_SETS]})
+]
+Mkn = Annotated[
+    list[int],
+    Field(min_length=3, max_length=3),
+    AfterValidator(_possible),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "description": "[m, k, n]",
+            "prefixItems": [
+                {"type": "integer", "minimum": step, "maximum": MOST, "multipleOf": step} for step in (1, 128, 8)
+            ],
+            "minItems": 3,
+            "maxItems": 3,
+        }
+    ),
+]
 
 
 class ShapeEntry(Part):
     """Shapes to test: `[m, k, n]`, the name of a set, or `{set: NAME, m: [..], required: false}`."""
 
-    mkn: Annotated[list[int], Field(min_length=3, max_length=3)] | None = Field(default=None, description="[m, k, n]")
-    set: str | None = Field(default=None, description="name of a set of shapes")
+    mkn: Mkn | None = Field(default=None, description="[m, k, n]; k a multiple of 128, n of 8")
+    set: SetName | None = Field(default=None, description="name of a set of shapes")
     m: Annotated[list[Rows], Field(min_length=1)] | None = Field(
         default=None, description="numbers of tokens, for sets of weights"
     )
@@ -120,37 +189,15 @@ class ShapeEntry(Part):
         default=True, description="false: verdicts are reported, and an inconclusive one does not count"
     )
 
-    @field_validator("mkn")
-    @classmethod
-    def _possible(cls, mkn: list[int] | None) -> list[int] | None:
-        if mkn is None:
-            return None
-        m, k, n = mkn
-        if not 1 <= m <= 1 << 20:
-            raise ValueError(f"m = {m}: allowed are 1 to {1 << 20}")
-        if k < 128 or k % 128 or k > 1 << 20:
-            nearest = min(1 << 20, max(128, round(k / 128) * 128))
-            raise ValueError(f"k = {k}: allowed are multiples of 128 up to {1 << 20}; the nearest is {nearest}")
-        if n < 8 or n % 8 or n > 1 << 20:
-            nearest = min(1 << 20, max(8, round(n / 8) * 8))
-            raise ValueError(f"n = {n}: allowed are multiples of 8 up to {1 << 20}; the nearest is {nearest}")
-        return mkn
-
-    @field_validator("set")
-    @classmethod
-    def _named(cls, name: str | None) -> str | None:
-        if name is not None and name not in FIXED_SETS and name not in WEIGHT_SETS:
-            raise ValueError("allowed: " + ", ".join([*FIXED_SETS, *WEIGHT_SETS]))
-        return name
-
     @model_validator(mode="after")
     def _one_way(self) -> ShapeEntry:
         if (self.mkn is None) == (self.set is None):
-            raise ValueError("give either mkn: [m, k, n] or set: NAME")
+            given = "neither" if self.mkn is None else "both"
+            raise ValueError(f"{given} given: allowed: either mkn: [m, k, n] or set: NAME")
         if self.set in WEIGHT_SETS and self.m is None:
-            raise ValueError(f"set {self.set} holds weights (k, n): add m, for example m: [1, 64, 4096]")
+            raise ValueError(f"{self.set!r} is a set of weights (k, n): add m, for example m: [1, 64, 4096]")
         if self.set not in WEIGHT_SETS and self.m is not None:
-            raise ValueError("m goes with a set of weights: " + ", ".join(WEIGHT_SETS))
+            raise ValueError(f"m = {self.m}: allowed only with a set of weights: {', '.join(WEIGHT_SETS)}")
         return self
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -165,14 +212,13 @@ class SpeedGate(Part):
 
     against: str = Field(description="name of a variant of this job")
     at_least: Annotated[float, Field(gt=0, le=100)] = Field(
-        default=1.0, strict=False, description="median time of `against` / median time of the variant"
+        default=1.0, description="median time of `against` / median time of the variant"
     )
 
 
 class Gates(Part):
     accuracy: Annotated[float, Field(ge=1, le=1e6)] | None = Field(
         default=1.1,
-        strict=False,
         description="largest relative error against fp64, as a multiple of what rounding to the dtype alone costs",
     )
     speed: SpeedGate | None = None
@@ -182,10 +228,10 @@ class Timeouts(Part):
     """In seconds."""
 
     wait: Annotated[float, Field(gt=0, le=86400)] = Field(
-        default=120.0, strict=False, description="for workers to come up with the resources the job needs"
+        default=120.0, description="for workers to come up with the resources the job needs"
     )
     unit: Annotated[float, Field(gt=0, le=86400)] = Field(
-        default=600.0, strict=False, description="for one work unit to finish before its worker is killed"
+        default=600.0, description="for one work unit to finish before its worker is killed"
     )
 
 
@@ -195,7 +241,9 @@ class JobBase(Part):
     version: Literal[1] = Field(description="version of this format")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, . _ - (at most 64)")
     description: str = Field(default="", max_length=2000)
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(default=42, description="of inputs and of every random choice")
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
+        default=42, description="of inputs and of every random choice"
+    )
     trials: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         default=50, description="executions for each group and kind of stress"
     )
@@ -206,13 +254,33 @@ class JobBase(Part):
     timeouts: Timeouts = Timeouts()
 
 
+def _long_variant(entry: object) -> object:
+    return {"name": entry} if isinstance(entry, str) else entry
+
+
+def _long_shape(entry: object) -> object:
+    if isinstance(entry, str):
+        return {"set": entry}
+    return {"mkn": entry} if isinstance(entry, list) else entry
+
+
+SHORT_FORMS: dict[str, Callable[[object], object]] = {"variants": _long_variant, "shapes": _long_shape}
+"""For each list whose entries have a short form: what makes an entry long, if it is short."""
+
+
 class KernelJob(JobBase):
     """Determinism, accuracy and speed of one operation's implementations."""
 
     kind: Literal["kernel"]
     op: Literal["fp8_blockwise_gemm"] = Field(description="the operation under test")
-    variants: Annotated[list[Annotated[Variant, BeforeValidator(_name_only)]], Field(min_length=1)]
-    shapes: Annotated[list[Annotated[ShapeEntry, BeforeValidator(_shape_from)]], Field(min_length=1)]
+    variants: Annotated[
+        list[Annotated[Variant, BeforeValidator(_long_variant, json_schema_input_type=VariantName | Variant)]],
+        Field(min_length=1, description="what is tested; a bare name is short for {name: NAME}"),
+    ]
+    shapes: Annotated[
+        list[Annotated[ShapeEntry, BeforeValidator(_long_shape, json_schema_input_type=Mkn | SetName | ShapeEntry)]],
+        Field(min_length=1, description="[m, k, n], names of sets of shapes, or {set: NAME, m: [..], required: false}"),
+    ]
     dtypes: Annotated[list[_Dtype], Field(min_length=1)] = [Dtype.BF16]
     properties: Annotated[list[_Property], Field(min_length=1)] = [Property.RUN_TO_RUN]
     stress: Annotated[list[_Stress], Field(min_length=1)] = [Stress.QUIET]
@@ -224,10 +292,15 @@ class KernelJob(JobBase):
     @field_validator("variants", "shapes", "dtypes", "properties", "stress")
     @classmethod
     def _no_repeats(cls, items: list[Any]) -> list[Any]:
-        keys = [item.name if isinstance(item, Variant) else item for item in items]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise ValueError(f"{key} stands here more than once: leave the others out")
+        first: dict[str, int] = {}
+        faults: list[tuple[tuple[str | int, ...], object, str]] = []
+        for place, item in enumerate(items):
+            key = item.model_dump_json() if isinstance(item, ShapeEntry) else getattr(item, "name", str(item))
+            if first.setdefault(key, place) != place:
+                what = "this entry" if isinstance(item, ShapeEntry) else key
+                faults.append(((place,), item, f"{what} is there already, at [{first[key]}]: leave one out"))
+        if faults:
+            raise _wrong(cls.__name__, faults)
         return items
 
     @model_validator(mode="after")
@@ -235,7 +308,9 @@ class KernelJob(JobBase):
         gate = self.gates.speed
         names = [variant.name for variant in self.variants]
         if gate is not None and gate.against not in names:
-            raise ValueError(f"gates.speed.against is {gate.against!r}; it has to be a variant: {', '.join(names)}")
+            message = f"{gate.against!r}: allowed: the variants of this job: {', '.join(names)}"
+            message += nearest(gate.against, names)
+            raise _wrong(type(self).__name__, [(("gates", "speed", "against"), gate.against, message)])
         return self
 
     def expanded_shapes(self) -> dict[Shape, bool]:
