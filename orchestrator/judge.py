@@ -27,8 +27,6 @@ LoadSample = Callable[[str], bytes | None]
 """The bytes of a witness by its digest in hex, or None where they were not kept."""
 
 CONFIDENCE = 0.95
-ACROSS = "all"
-"""Stratum of cross_device, the one property whose samples may come from different devices."""
 
 
 def judge(plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure], sample: LoadSample) -> Judgement:
@@ -51,7 +49,7 @@ def flip_rate_bound(trials: int) -> float:
 @dataclass(frozen=True)
 class _Evidence:
     table: UniquenessTable
-    groups: list[Group]
+    groups: dict[Group, None]
     missing: dict[Group, str]
     """Groups of which a unit has no result, with the reason."""
     unsupported: dict[tuple[str, Shape, Dtype], str]
@@ -63,10 +61,10 @@ class _Evidence:
     def gather(cls, plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure]) -> _Evidence:
         by_unit = {result.unit: result for result in results}
         failed = {failure.unit: failure.reason for failure in failures}
-        found = cls(UniquenessTable(), [], {}, {}, {}, {})
+        found = cls(UniquenessTable(), {}, {}, {}, {}, {})
         for unit in plan.units:
-            if unit.purpose != "measure" and unit.group not in found.groups:
-                found.groups.append(unit.group)
+            if unit.purpose != "measure":
+                found.groups.setdefault(unit.group)
             result = by_unit.get(unit.index)
             if result is None:
                 if unit.purpose != "measure":
@@ -102,8 +100,8 @@ def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSam
     if unsupported is not None:
         return [_verdict(job, group, "-", Cell(), Outcome.UNSUPPORTED, unsupported, None)]
     if not strata:
-        reason = evidence.missing.get(group, "it has no samples")
-        return [_verdict(job, group, "-", Cell(), Outcome.ERROR, reason, None)]
+        why = evidence.missing.get(group, "it has no samples")
+        return [_verdict(job, group, "-", Cell(), Outcome.ERROR, why, None)]
     verdicts = []
     for stratum, cell in strata.items():
         outcome, reason = _outcome(job, group, stratum, cell, evidence)
@@ -112,9 +110,7 @@ def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSam
     return verdicts
 
 
-def _outcome(
-    job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _Evidence
-) -> tuple[Outcome, str | None]:
+def _outcome(job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _Evidence) -> tuple[Outcome, str | None]:
     """A flip is final; everything that could have hidden one is asked before anything is called deterministic."""
     if cell.unique > 1:
         return Outcome.NONDETERMINISTIC, None
@@ -140,25 +136,31 @@ def _held_against_controls(
     controls = [v.name for v in job.variants if v.expectation(group.property) is Expectation.NONDETERMINISTIC]
     if not controls:
         return Outcome.INCONCLUSIVE, (
-            f"the job has no control for {group.property}: "
-            "add a variant with expect: nondeterministic, such as streamk"
+            f"the job has no control for {group.property}: add a variant with expect: nondeterministic, such as streamk"
         )
-    cells = [
-        evidence.table.strata(group._replace(variant=name)).get(stratum, Cell()) for name in controls
-    ]
+    cells = [evidence.table.strata(group._replace(variant=name)).get(stratum, Cell()) for name in controls]
     if any(cell.unique > 1 for cell in cells):
         return Outcome.DETERMINISTIC, None
     if group.variant in controls:
-        return Outcome.INCONCLUSIVE, f"this control did not flip in {evidence.table.strata(group)[stratum].trials} trials"
+        return (
+            Outcome.INCONCLUSIVE,
+            f"this control did not flip in {evidence.table.strata(group)[stratum].trials} trials",
+        )
     tried = ", ".join(f"{name} ({cell.trials} trials)" for name, cell in zip(controls, cells, strict=True))
     return Outcome.INCONCLUSIVE, f"no control flipped under the same conditions: {tried}"
 
 
 def _verdict(
-    job: KernelJob, group: Group, stratum: str, cell: Cell, outcome: Outcome, reason: str | None, witness: Witness | None
+    job: KernelJob,
+    group: Group,
+    stratum: str,
+    cell: Cell,
+    outcome: Outcome,
+    reason: str | None,
+    witness: Witness | None,
 ) -> Verdict:
     variant = next(v for v in job.variants if v.name == group.variant)
-    pair = cell.pair()
+    pairs = cell.pairs()
     return Verdict(
         variant=group.variant,
         shape=group.shape,
@@ -174,20 +176,18 @@ def _verdict(
         unique=cell.unique,
         items=len(cell.items),
         flips=cell.flips,
-        first_flip=None if pair is None else cell.items[pair[0]][pair[2]].first,
+        first_flip=cell.items[pairs[0][0]][pairs[0][2]].first if pairs else None,
         bound=flip_rate_bound(cell.trials) if cell.trials and cell.unique == 1 else None,
         witness=witness,
     )
 
 
 def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
-    pair = cell.pair()
-    assert pair is not None
-    item, first, second = pair
-    payloads = sample(first.hex()), sample(second.hex())
-    if payloads[0] is None or payloads[1] is None:
+    kept = ((*pair, sample(pair[1].hex()), sample(pair[2].hex())) for pair in cell.pairs())
+    item, first, second, one, other = next((p for p in kept if p[3] and p[4]), (0, b"", b"", None, None))
+    if one is None or other is None:
         return None
-    difference = compare_samples(payloads[0], payloads[1], group.dtype, row_length=group.shape.n)
+    difference = compare_samples(one, other, group.dtype, row_length=group.shape.n)
     return Witness(
         item=item,
         first=cell.items[item][first].first,
@@ -205,7 +205,11 @@ def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
 
 
 def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> list[Speed]:
-    flipping = {v.variant for v in verdicts if v.outcome is Outcome.NONDETERMINISTIC and v.property is not Property.BATCH_INVARIANCE}
+    flipping = {
+        v.variant
+        for v in verdicts
+        if v.outcome is Outcome.NONDETERMINISTIC and v.property is not Property.BATCH_INVARIANCE
+    }
     medians = {key: statistics.median(_seconds(results)) for key, results in evidence.measured.items()}
     speeds = []
     for (name, shape, dtype, stratum), results in evidence.measured.items():
@@ -229,7 +233,8 @@ def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> lis
             cost=statistics.median(times) / min(rivals) if rivals and name not in flipping else None,
             failed_gates=[],
         )
-        against = job.gates.speed and medians.get((job.gates.speed.against, shape, dtype, stratum))
+        gate = job.gates.speed
+        against = medians.get((gate.against, shape, dtype, stratum)) if gate else None
         speeds.append(speed.model_copy(update={"failed_gates": _failed_gates(job, speed, against)}))
     return speeds
 

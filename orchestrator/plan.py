@@ -8,15 +8,13 @@ from typing import Literal
 
 from specs.job import Device, Dtype, KernelJob, Property, Stress
 from specs.shapes import Shape
-from specs.unit import Capacity, Plan, WorkUnit
+from specs.unit import Capacity, Plan, WorkUnit, pool_rows
 
 UNIT_SECONDS = 4.0
 """About how long a unit should take: what a crash loses, and how often progress shows."""
 MEASURE_ROUNDS = 3
 MEASURE_LAUNCHES = 5
 """Timed launches are spread over rounds, so that a slow spell of the machine hits all variants alike."""
-SMALLEST_POOL = 256
-"""Rows that batch_invariance draws its batches from, where the shape itself has fewer."""
 
 _FLOPS = {Device.CPU: 6e10, Device.CUDA: 3e14}
 _OVERHEAD_S = {Device.CPU: 2e-3, Device.CUDA: 1e-4}
@@ -29,18 +27,13 @@ def make_plan(job: KernelJob, capacity: Capacity) -> Plan:
         for dtype in job.dtypes:
             turns = [list(_units_of(job, capacity, variant.name, shape, dtype)) for variant in job.variants]
             for turn in zip_longest(*turns):
-                units += [unit.model_copy(update={"index": len(units) + i}) for i, unit in enumerate(filter(None, turn))]
+                units += [
+                    unit.model_copy(update={"index": len(units) + i}) for i, unit in enumerate(filter(None, turn))
+                ]
     return Plan(job=job, capacity=capacity, units=tuple(units))
 
 
-def pool_rows(shape: Shape) -> int:
-    """Rows of A that batch_invariance cuts its batches from."""
-    return max(shape.m, SMALLEST_POOL)
-
-
-def _units_of(
-    job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dtype: Dtype
-) -> Iterator[WorkUnit]:
+def _units_of(job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dtype: Dtype) -> Iterator[WorkUnit]:
     def unit(
         purpose: Property | Literal["measure"], stress: Stress, first: int, trials: int, slot: int | None = None
     ) -> WorkUnit:

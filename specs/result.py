@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
 from enum import StrEnum
 
@@ -34,7 +35,9 @@ class Environment(Part):
 
     @property
     def stratum(self) -> str:
-        return " / ".join([self.device if self.device != "cpu" else self.cpu, self.driver or "-", self.kernel_build[:12]])
+        return " / ".join(
+            [self.device if self.device != "cpu" else self.cpu, self.driver or "-", self.kernel_build[:12]]
+        )
 
 
 class Measurement(Part):
@@ -130,7 +133,7 @@ class Verdict(Part):
     """Exact 95 % upper bound of the flip rate after `trials` trials without a flip; None where there was one."""
     witness: Witness | None
 
-    @property
+    @builtins.property
     def met(self) -> bool:
         """Whether this is what the spec expected. Inconclusive, unsupported and error are neither."""
         unwanted = {
@@ -151,7 +154,7 @@ class Speed(Part):
     relative_error: float
     rounding_floor: float
     cost: float | None
-    """Median time over that of the fastest variant that was nondeterministic on this shape; None where there is none."""
+    """Median time over that of the fastest nondeterministic variant on this shape; None where there is none."""
     failed_gates: list[str]
 
 

@@ -21,13 +21,13 @@ class Sighting(NamedTuple):
 
 
 class Tally(NamedTuple):
-    count: int
+    samples: int
     first: Sighting
 
     def __add__(self, other: object) -> Tally:
         if not isinstance(other, Tally):
             return NotImplemented
-        return Tally(self.count + other.count, min(self.first, other.first))
+        return Tally(self.samples + other.samples, min(self.first, other.first))
 
 
 class Cell:
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def total(self) -> int:
-        return sum(tally.count for tallies in self.items.values() for tally in tallies.values())
+        return sum(tally.samples for tallies in self.items.values() for tally in tallies.values())
 
     @property
     def unique(self) -> int:
@@ -69,18 +69,17 @@ class Cell:
     def flips(self) -> int:
         """Samples that are not their item's most frequent result."""
         return sum(
-            sum(tally.count for tally in tallies.values()) - max(tally.count for tally in tallies.values())
+            sum(tally.samples for tally in tallies.values()) - max(tally.samples for tally in tallies.values())
             for tallies in self.items.values()
         )
 
-    def pair(self) -> tuple[int, bytes, bytes] | None:
-        """The item that parted first, with its first two distinct digests in order of sighting; None if none did."""
-        best: tuple[Sighting, int, bytes, bytes] | None = None
+    def pairs(self) -> list[tuple[int, bytes, bytes]]:
+        """Of every item that parted, (item, first digest, another one), those first that were seen first."""
+        found = []
         for item, tallies in self.items.items():
-            if len(tallies) > 1:
-                first, second = sorted(tallies, key=lambda digest: (tallies[digest].first, digest))[:2]
-                best = min(best or (tallies[second].first, item, first, second), (tallies[second].first, item, first, second))
-        return None if best is None else best[1:]
+            first, *others = sorted(tallies, key=lambda digest: (tallies[digest].first, digest))
+            found += [(tallies[other].first, item, first, other) for other in others]
+        return [(item, first, other) for _, item, first, other in sorted(found)]
 
 
 class CellRecord(Part):
@@ -100,20 +99,22 @@ class UniquenessTable:
     """Cells by (group, stratum). `merge` is associative and commutative."""
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[Group, str], Cell] = {}
+        self._cells: dict[Group, dict[str, Cell]] = {}
 
     def cell(self, group: Group, stratum: str) -> Cell:
-        key = (group, stratum)
-        if key not in self._cells:
-            self._cells[key] = Cell()
-        return self._cells[key]
+        strata = self._cells.setdefault(group, {})
+        if stratum not in strata:
+            strata[stratum] = Cell()
+        return strata[stratum]
 
     def strata(self, group: Group) -> dict[str, Cell]:
-        return {stratum: cell for (owner, stratum), cell in self._cells.items() if owner == group}
+        """Of each stratum in which the group has samples, the cell."""
+        return dict(self._cells.get(group, {}))
 
     def __iter__(self) -> Iterator[tuple[Group, str, Cell]]:
-        for (group, stratum), cell in self._cells.items():
-            yield group, stratum, cell
+        for group, strata in self._cells.items():
+            for stratum, cell in strata.items():
+                yield group, stratum, cell
 
     def merge(self, other: UniquenessTable) -> None:
         for group, stratum, cell in other:
@@ -129,7 +130,7 @@ class UniquenessTable:
                 stratum=stratum,
                 trials=cell.trials,
                 tallies=[
-                    (item, digest.hex(), tally.count, tally.first)
+                    (item, digest.hex(), tally.samples, tally.first)
                     for item, tallies in cell.items.items()
                     for digest, tally in tallies.items()
                 ],

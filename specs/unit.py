@@ -7,6 +7,9 @@ from typing import Literal, NamedTuple
 from specs.job import Device, Dtype, KernelJob, Part, Property, Stress
 from specs.shapes import Shape
 
+SMALLEST_POOL = 256
+"""Rows that batch_invariance draws its batches from, where the shape itself has fewer."""
+
 
 class Group(NamedTuple):
     """What a verdict is about. Samples of one group and item have to be equal."""
@@ -67,3 +70,8 @@ class Plan(Part):
     def estimate_s(self) -> float:
         """Of the wall time, with every worker busy to the end."""
         return sum(unit.estimate_s for unit in self.units) / self.capacity.workers
+
+
+def pool_rows(shape: Shape) -> int:
+    """Rows of A that batch_invariance cuts its batches from."""
+    return max(shape.m, SMALLEST_POOL)

@@ -1,0 +1,163 @@
+"""The farm's side of Ray: an embedded one or a cluster's, and the workers on it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from specs.errors import InfrastructureError, UsageError
+from specs.job import Device, JobBase
+from specs.result import Environment
+from specs.unit import Capacity
+
+if TYPE_CHECKING:
+    import ray
+
+PREPARE_TIMEOUT_S = 900.0
+"""For building the kernels on a worker that has none in its cache."""
+
+AGREE_ON = ("python", "torch", "ray", "packages", "cuda", "nccl")
+"""Has to be the same on all workers of a run. Device, driver and kernel build make strata instead."""
+
+
+@dataclass
+class Hired:
+    """A worker that is up. ``slot`` counts from 0."""
+
+    slot: int
+    actor: Any
+    environment: Environment
+
+
+class Cluster:
+    """Ray, as the farm uses it. Open with ``connect``."""
+
+    def __init__(self, nodes: list[dict[str, Any]]) -> None:
+        self._nodes = nodes
+
+    def capacity(self, job: JobBase) -> Capacity:
+        """Workers that the cluster has room for in all. Raises UsageError where it can't run the job's device."""
+        nodes = [node for node in self._nodes if _has_label(node, job.accelerator)]
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
+        device = job.device
+        if device is Device.AUTO:
+            device = Device.CUDA if gpus else Device.CPU
+        if device is Device.CPU:
+            cores = [node["Resources"]["CPU"] for node in self._nodes if node["Resources"].get("CPU", 0) >= 1]
+            if not cores:
+                raise UsageError("the cluster has no CPU to run on: add a node with num_cpus of at least 1")
+            return Capacity(device=device, workers=len(cores), cpus_per_worker=min(cores), gpus_per_worker=0)
+        if not gpus:
+            wanted = f"a GPU labelled {job.accelerator}" if job.accelerator else "a GPU"
+            raise UsageError(f"the job wants {wanted} and the cluster has none; set device: cpu, or add a GPU node")
+        return Capacity(device=device, workers=gpus, cpus_per_worker=1, gpus_per_worker=1)
+
+    def hire(self, capacity: Capacity, job: JobBase, slots: list[int]) -> list[Hired]:
+        """Start workers and wait until they have built their kernels.
+
+        Raises InfrastructureError, with what is missing, where they don't come up within the job's time-out.
+        """
+        import ray
+
+        from workers.actor import Worker
+
+        options: dict[str, Any] = {"num_cpus": capacity.cpus_per_worker, "num_gpus": capacity.gpus_per_worker}
+        if job.accelerator is not None:
+            options["label_selector"] = {"ray.io/accelerator-type": job.accelerator}
+        remote: Any = ray.remote(Worker)
+        actors = [remote.options(**options).remote(capacity.device) for _ in slots]
+        self._await_resources(actors, capacity, job.timeouts.wait)
+        hired = []
+        prepared = [actor.prepare.remote() for actor in actors]
+        for slot, actor, answer in zip(slots, actors, _get(prepared, PREPARE_TIMEOUT_S, "build kernels"), strict=True):
+            if not isinstance(answer, Environment):
+                raise (UsageError if answer.usage else InfrastructureError)(f"worker {slot}: {answer.reason}")
+            hired.append(Hired(slot, actor, answer))
+        return hired
+
+    def dismiss(self, worker: Hired) -> None:
+        """Kill a worker and whatever it is doing."""
+        import ray
+
+        ray.kill(worker.actor)
+
+    def _await_resources(self, actors: list[Any], capacity: Capacity, timeout_s: float) -> None:
+        import ray
+
+        pings = [actor.ping.remote() for actor in actors]
+        ready, late = ray.wait(pings, num_returns=len(pings), timeout=timeout_s)
+        if late:
+            for actor in actors:
+                ray.kill(actor)
+            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+            raise InfrastructureError(
+                f"{len(late)} of {len(pings)} workers did not start within {timeout_s:g} s: each needs "
+                f"{capacity.cpus_per_worker:g} CPU and {capacity.gpus_per_worker:g} GPU, and the cluster has {free} "
+                "free now; wait for other jobs to end, or raise timeouts.wait"
+            )
+        _get(ready, timeout_s, "start")
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """Join the cluster at ``address``, or start a Ray of our own and take it down again.
+
+    Raises InfrastructureError where the cluster can't be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        # Ray would write a token file to ~/.ray for a cluster that lives as long as this command.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the cluster at {address} can't be joined" if address else "an embedded Ray can't be started"
+        raise InfrastructureError(f"{where}: {error}") from error
+    try:
+        yield Cluster([node for node in ray.nodes() if node["Alive"]])
+    finally:
+        ray.shutdown()
+
+
+def check_agreement(workers: list[Hired]) -> None:
+    """Raise InfrastructureError with the difference where workers' software is not the same."""
+    first = workers[0]
+    for other in workers[1:]:
+        lines = [
+            f"  {name}: {getattr(first.environment, name)} on worker {first.slot} ({first.environment.node}), "
+            f"{getattr(other.environment, name)} on worker {other.slot} ({other.environment.node})"
+            for name in AGREE_ON
+            if getattr(first.environment, name) != getattr(other.environment, name)
+        ]
+        if lines:
+            raise InfrastructureError("workers differ, so their samples can't be compared:\n" + "\n".join(lines))
+
+
+def _has_label(node: dict[str, Any], accelerator: str | None) -> bool:
+    return accelerator is None or node.get("Labels", {}).get("ray.io/accelerator-type") == accelerator
+
+
+def _get(refs: list[ray.ObjectRef[Any]], timeout_s: float, doing: str) -> list[Any]:
+    import ray
+
+    started = time.monotonic()
+    try:
+        answers: list[Any] = ray.get(refs, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError as error:
+        raise InfrastructureError(f"a worker took more than {timeout_s:g} s to {doing}") from error
+    except ray.exceptions.RayActorError as error:
+        after = time.monotonic() - started
+        raise InfrastructureError(f"a worker died after {after:.1f} s, while it was to {doing}: {error}") from error
+    return answers
