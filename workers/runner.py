@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from specs.job import Device, Dtype, Property, Stress
+from specs.job import Dtype, Property, Stress
 from specs.result import Environment, Measurement, UnitResult
 from specs.shapes import Shape
 from specs.uniqueness import Cell, Sighting, UniquenessTable
@@ -41,11 +41,12 @@ class Runner:
     """Runs units one after the other on ``device``, keeping the inputs and the reference of the last shape."""
 
     def __init__(self, device: torch.device) -> None:
-        from workers.build import build
+        from workers.build import Backend, build
         from workers.environment import capture
 
         self.device = device
-        self.environment: Environment = capture(device, build(Device(device.type).value).key)
+        backend: Backend = "cuda" if device.type == "cuda" else "cpu"
+        self.environment: Environment = capture(device, build(backend).key)
         self._problem: _Problem | None = None
 
     def run(self, unit: WorkUnit, attempt: int, known: frozenset[str] = frozenset()) -> Outputs:
