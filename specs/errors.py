@@ -73,5 +73,15 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
     # the length bounds difflib's time, which is quadratic
     folded = {name.lower().replace("_", "-"): name for name in allowed}
-    found = get_close_matches(given[:100].lower().replace("_", "-"), folded, n=1, cutoff=0.5)
+    found = get_close_matches(given[:100].lower().replace("_", "-"), folded, n=1, cutoff=0.7)
     return f"; the nearest is {folded[found[0]]}" if found else ""
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what moves a terminal's cursor or can't be encoded."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(text: str) -> str:
+    """A value for a message: printable, and at most 60 characters of it."""
+    return printable(text if len(text) <= 60 else text[:40] + "…" + text[-15:])

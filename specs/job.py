@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from specs.errors import nearest
+from specs.errors import nearest, shown
 from specs.shapes import FIXED_SETS, WEIGHT_SETS, Shape, with_tokens
 
 
@@ -101,7 +101,9 @@ def _known_variant(name: str) -> str:
     known = OWN_VARIANTS + PEER_VARIANTS
     if name in known or re.fullmatch(PYTHON_VARIANT, name):
         return name
-    raise ValueError(f"{name!r}: allowed: {', '.join(known)} or python:package.module:function{nearest(name, known)}")
+    raise ValueError(
+        f"{shown(name)}: allowed: {', '.join(known)} or python:package.module:function{nearest(name, known)}"
+    )
 
 
 VariantName = Annotated[
@@ -152,7 +154,7 @@ def _known_set(name: str) -> str:
     known = [*FIXED_SETS, *WEIGHT_SETS]
     if name in known:
         return name
-    raise ValueError(f"{name!r}: allowed: {', '.join(known)}{nearest(name, known)}")
+    raise ValueError(f"{shown(name)}: allowed: {', '.join(known)}{nearest(name, known)}")
 
 
 Rows = Annotated[int, Field(ge=1, le=MOST)]
@@ -168,7 +170,9 @@ Mkn = Annotated[
             "type": "array",
             "description": "[m, k, n]",
             "prefixItems": [
-                {"type": "integer", "minimum": step, "maximum": MOST, "multipleOf": step} for step in (1, 128, 8)
+                {"type": "integer", "minimum": 1, "maximum": MOST},
+                {"type": "integer", "minimum": 128, "maximum": MOST, "multipleOf": 128},
+                {"type": "integer", "minimum": 8, "maximum": MOST, "multipleOf": 8},
             ],
             "minItems": 3,
             "maxItems": 3,
@@ -195,9 +199,9 @@ class ShapeEntry(Part):
             given = "neither" if self.mkn is None else "both"
             raise ValueError(f"{given} given: allowed: either mkn: [m, k, n] or set: NAME")
         if self.set in WEIGHT_SETS and self.m is None:
-            raise ValueError(f"{self.set!r} is a set of weights (k, n): add m, for example m: [1, 64, 4096]")
+            raise ValueError(f"{self.set} is a set of weights (k, n): add m, for example m: [1, 64, 4096]")
         if self.set not in WEIGHT_SETS and self.m is not None:
-            raise ValueError(f"m = {self.m}: allowed only with a set of weights: {', '.join(WEIGHT_SETS)}")
+            raise ValueError(f"m is given: allowed only with a set of weights: {', '.join(WEIGHT_SETS)}")
         return self
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -241,7 +245,7 @@ class JobBase(Part):
     version: Literal[1] = Field(description="version of this format")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, . _ - (at most 64)")
     description: str = Field(default="", max_length=2000)
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = Field(
+    seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = Field(
         default=42, description="of inputs and of every random choice"
     )
     trials: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
@@ -297,7 +301,7 @@ class KernelJob(JobBase):
         for place, item in enumerate(items):
             key = item.model_dump_json() if isinstance(item, ShapeEntry) else getattr(item, "name", str(item))
             if first.setdefault(key, place) != place:
-                what = "this entry" if isinstance(item, ShapeEntry) else key
+                what = "this entry" if isinstance(item, ShapeEntry) else shown(key)
                 faults.append(((place,), item, f"{what} is there already, at [{first[key]}]: leave one out"))
         if faults:
             raise _wrong(cls.__name__, faults)
@@ -308,7 +312,7 @@ class KernelJob(JobBase):
         gate = self.gates.speed
         names = [variant.name for variant in self.variants]
         if gate is not None and gate.against not in names:
-            message = f"{gate.against!r}: allowed: the variants of this job: {', '.join(names)}"
+            message = f"{shown(gate.against)}: allowed: the variants of this job: {', '.join(names)}"
             message += nearest(gate.against, names)
             raise _wrong(type(self).__name__, [(("gates", "speed", "against"), gate.against, message)])
         return self
