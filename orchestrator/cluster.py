@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,17 +39,17 @@ class Cluster:
     """Ray, as the farm uses it. Open with ``connect``."""
 
     def __init__(self, nodes: list[dict[str, Any]]) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
 
     def capacity(self, job: JobBase) -> Capacity:
         """Workers that the cluster has room for in all. Raises UsageError where it can't run the job's device."""
-        nodes = [node for node in self._nodes if _has_label(node, job.accelerator)]
+        nodes = [node for node in self.nodes if _has_label(node, job.accelerator)]
         gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
         device = job.device
         if device is Device.AUTO:
             device = Device.CUDA if gpus else Device.CPU
         if device is Device.CPU:
-            cores = [node["Resources"]["CPU"] for node in self._nodes if node["Resources"].get("CPU", 0) >= 1]
+            cores = [node["Resources"]["CPU"] for node in self.nodes if node["Resources"].get("CPU", 0) >= 1]
             if not cores:
                 raise UsageError("the cluster has no CPU to run on: add a node with num_cpus of at least 1")
             return Capacity(device=device, workers=len(cores), cpus_per_worker=min(cores), gpus_per_worker=0)
@@ -103,6 +104,16 @@ class Cluster:
         _get(ready, timeout_s, "start")
 
 
+def local() -> Cluster:
+    """This machine, as the one node of an embedded Ray, without starting it."""
+    resources: dict[str, float] = {"CPU": len(os.sched_getaffinity(0))}
+    gpus = _local_gpus()
+    if gpus:
+        resources["GPU"] = len(gpus)
+    labels = {"ray.io/accelerator-type": gpus[0]} if gpus else {}
+    return Cluster([{"Alive": True, "Resources": resources, "Labels": labels}])
+
+
 @contextmanager
 def connect(address: str | None) -> Iterator[Cluster]:
     """Join the cluster at ``address``, or start a Ray of our own and take it down again.
@@ -119,7 +130,9 @@ def connect(address: str | None) -> Iterator[Cluster]:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
-            ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
+            node = local().nodes[0]
+            cpus, gpus = node["Resources"]["CPU"], node["Resources"].get("GPU", 0)
+            ray.init(num_cpus=cpus, num_gpus=gpus, labels=node["Labels"], include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -143,6 +156,18 @@ def check_agreement(workers: list[Hired]) -> None:
         ]
         if lines:
             raise InfrastructureError("workers differ, so their samples can't be compared:\n" + "\n".join(lines))
+
+
+def _local_gpus() -> list[str]:
+    """Of each GPU that this process may see, the model as Ray labels it: H200 for 'NVIDIA H200'."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = len(names) if mask is None else len([device for device in mask.split(",") if device.strip()])
+    return [name.removeprefix("NVIDIA ").split()[0] for name in names][:seen]
 
 
 def _has_label(node: dict[str, Any], accelerator: str | None) -> bool:

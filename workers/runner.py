@@ -22,6 +22,8 @@ from workers.gemm.targets import find_target
 if TYPE_CHECKING:
     import torch
 
+    from workers.gemm.reference import Sensitivity
+
 ACROSS_DEVICES = "all devices"
 """Stratum of cross_device, the one property whose samples may come from different devices."""
 
@@ -115,13 +117,13 @@ class Runner:
                     samples.keep(found, out[row : row + 1])
 
     def _measure(self, unit: WorkUnit, target: GemmTarget) -> Measurement:
-        from workers.gemm.reference import relative_error, reorder_sensitivity, rounding_floor
+        from workers.gemm.reference import relative_error, rounding_floor
 
         problem = self._problem_of(unit)
         out = problem.output(unit)
         launch = target.bind(problem.inputs, out)
         launch(QUIET)
-        moved = reorder_sensitivity(problem.inputs, out.dtype)
+        moved = problem.sensitivity(out.dtype)
         return Measurement(
             relative_error=relative_error(out, problem.reference),
             rounding_floor=rounding_floor(problem.reference, out.dtype),
@@ -164,12 +166,21 @@ class _Problem:
         self.key = (shape, seed)
         self.pool = make_inputs(pool_rows(shape), shape.n, shape.k, seed=seed, device=device)
         self.inputs = self.pool.rows(0, shape.m)
+        self._sensitivity: dict[torch.dtype, Sensitivity] = {}
 
     @cached_property
     def reference(self) -> torch.Tensor:
         from workers.gemm.reference import reference_fp64
 
         return reference_fp64(self.inputs)
+
+    def sensitivity(self, out_dtype: torch.dtype) -> Sensitivity:
+        """Whether these inputs could show another order of K at all."""
+        from workers.gemm.reference import reorder_sensitivity
+
+        if out_dtype not in self._sensitivity:
+            self._sensitivity[out_dtype] = reorder_sensitivity(self.inputs, out_dtype)
+        return self._sensitivity[out_dtype]
 
     def output(self, unit: WorkUnit, rows: int | None = None) -> torch.Tensor:
         """Memory for a product, filled with NaN, so that an element which nobody writes is not taken for a result."""

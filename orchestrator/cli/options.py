@@ -1,0 +1,18 @@
+"""Arguments and options that several commands take, so that they read the same in each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+SpecSource = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A YAML file, - for standard input, or a name that `farm specs` lists.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Replace a value of the spec: trials=10, shapes[0]=[1,128,8]. Repeatable."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
