@@ -317,6 +317,21 @@ class KernelJob(JobBase):
             raise _wrong(type(self).__name__, [(("gates", "speed", "against"), gate.against, message)])
         return self
 
+    def summary(self) -> str:
+        """What is tested, in one line."""
+        counts = {
+            "variant": len(self.variants),
+            "shape": len(self.expanded_shapes()),
+            "dtype": len(self.dtypes),
+            "property": len(self.properties),
+            "kind of stress": len(self.stress),
+        }
+        plurals = {"property": "properties", "kind of stress": "kinds of stress"}
+        product = " x ".join(
+            f"{count} {noun if count == 1 else plurals.get(noun, noun + 's')}" for noun, count in counts.items()
+        )
+        return f"{self.op}, {product}, {self.trials} trials of each"
+
     def expanded_shapes(self) -> dict[Shape, bool]:
         """Every shape once, in order, with whether it is required (by any entry that names it)."""
         shapes: dict[Shape, bool] = {}

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.schema import schema
+from orchestrator.cli.specs import specs
+from orchestrator.cli.validate import validate
 from specs.errors import ExitCode, FarmError
 
 app = typer.Typer(
@@ -30,6 +33,11 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     app.info.context_settings = {"obj": {"debug": debug}}
+
+
+app.command("validate")(validate)
+app.command("specs")(specs)
+app.command("schema")(schema)
 
 
 def main() -> None:

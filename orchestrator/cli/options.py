@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-SpecSource = Annotated[
+SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A YAML file, - for standard input, or a name that `farm specs` lists.")
 ]
 Overrides = Annotated[
@@ -15,4 +15,7 @@ Overrides = Annotated[
         "--set", metavar="PATH=VALUE", help="Replace a value of the spec: trials=10, shapes[0]=[1,128,8]. Repeatable."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Address = Annotated[
+    str | None, typer.Option(help="Run on the Ray cluster at this address instead of starting one on this machine.")
+]
