@@ -18,7 +18,6 @@ from orchestrator.tables import REVISION
 from specs.errors import FarmError, InfrastructureError, UsageError
 
 VERSION_TABLE = "farm_schema"
-_BUSY_S = 30
 _MIGRATION_LOCK = 0x6661726D  # any number, as long as every farm takes the same
 _EXAMPLES = "sqlite:////path/to/farm.db or postgresql://user:password@host/database"
 
@@ -26,14 +25,14 @@ _EXAMPLES = "sqlite:////path/to/farm.db or postgresql://user:password@host/datab
 class Database:
     """An engine with an up-to-date schema. Usable from any thread."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, wait_s: int = 30) -> None:
         """Open `url`, else FARM_DATABASE_URL, else the user's own SQLite file; make or migrate the schema.
 
         Raises UsageError for a URL that can't be used, InfrastructureError where the database can't be reached or
         written or was made by a newer farm.
         """
         self._url = _chosen_url(url)
-        self.engine = _engine(self._url)
+        self.engine = _engine(self._url, wait_s)
         self._writer = self.engine.execution_options(farm_begin="BEGIN IMMEDIATE")
         # One snapshot for all the statements of a reader; in SQLite every transaction has that.
         level = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
@@ -134,9 +133,9 @@ def _chosen_url(given: str | None) -> sa.URL:
     return url
 
 
-def _engine(url: sa.URL) -> sa.Engine:
+def _engine(url: sa.URL, wait_s: int) -> sa.Engine:
     sqlite = url.get_backend_name() == "sqlite"
-    arguments: dict[str, Any] = {"timeout": _BUSY_S} if sqlite else {"connect_timeout": 10}
+    arguments: dict[str, Any] = {"timeout": wait_s} if sqlite else {"connect_timeout": wait_s}
     try:
         engine = sa.create_engine(url, connect_args=arguments)
     except exc.NoSuchModuleError as error:
@@ -145,15 +144,15 @@ def _engine(url: sa.URL) -> sa.Engine:
         hint = "pip install 'determinism-farm[postgres]'" if error.name == "psycopg" else f"pip install {error.name}"
         raise UsageError(f"{url.drivername} needs the Python package {error.name}: {hint}") from error
     if sqlite:
-        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "connect", lambda connection, _record: _set_up_sqlite(connection, wait_s))
         event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _set_up_sqlite(connection: sqlite3.Connection, wait_s: int) -> None:
     connection.isolation_level = None  # the sqlite3 module would begin transactions late, and only some
     connection.execute("PRAGMA foreign_keys = ON")
-    deadline = time.monotonic() + _BUSY_S
+    deadline = time.monotonic() + wait_s
     while True:  # two processes that switch a new file at once get 'locked' at once, whatever the timeout says
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -40,12 +40,14 @@ class Store:
         self._database = database
 
     @classmethod
-    def open(cls, url: str | None = None) -> Store:
+    def open(cls, url: str | None = None, *, wait_s: int = 30) -> Store:
         """The database at `url`, else FARM_DATABASE_URL, else the user's own; made or migrated where needed.
+
+        `wait_s` is how long one that is busy or far away is waited for.
 
         Raises UsageError for a URL that can't be used, InfrastructureError where the database can't be.
         """
-        return cls(Database(url))
+        return cls(Database(url, wait_s))
 
     def close(self) -> None:
         self._database.engine.dispose()

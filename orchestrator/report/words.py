@@ -1,0 +1,231 @@
+"""What every report says in the same words: verdicts, witnesses, times, environments, exit codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from specs.errors import ExitCode
+from specs.job import Expectation, Property
+from specs.result import Environment, Outcome, RunRecord, RunStatus, Sighting, Speed, Timing, Verdict
+
+EXIT_WORDS = {
+    ExitCode.MET: "all expectations were met",
+    ExitCode.FAILED: "an expectation failed",
+    ExitCode.USAGE: "the farm could not take what it was given",
+    ExitCode.INCONCLUSIVE: "inconclusive: what was expected is neither shown nor refuted",
+    ExitCode.INFRASTRUCTURE: "infrastructure error: the farm could not find out",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+_NAMED_AT_MOST = 6
+
+
+@dataclass(frozen=True)
+class Line:
+    """One verdict, with the speed that was measured of the same variant, shape and dtype, if it was."""
+
+    verdict: Verdict
+    speed: Speed | None
+
+    @property
+    def target(self) -> str:
+        """All but the property."""
+        return f"{self.verdict.variant} {self.verdict.shape} {self.verdict.dtype}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A reason, with all the groups that it holds for."""
+
+    heading: str
+    groups: tuple[str, ...]
+    text: str
+
+    @property
+    def where(self) -> str:
+        """The groups, not more than a reader wants."""
+        shown = ", ".join(self.groups[:_NAMED_AT_MOST])
+        more = len(self.groups) - _NAMED_AT_MOST
+        return f"{shown} and {more} more" if more > 0 else shown
+
+
+def lines(record: RunRecord) -> list[Line]:
+    if record.judgement is None:
+        return []
+    speeds = {(s.variant, s.shape, s.dtype, s.stratum): s for s in record.judgement.speeds}
+    return [
+        Line(verdict, speeds.get((verdict.variant, verdict.shape, verdict.dtype, verdict.stratum)))
+        for verdict in record.judgement.verdicts
+    ]
+
+
+def group_words(verdict: Verdict) -> str:
+    return f"{verdict.variant} {verdict.shape} {verdict.dtype} {verdict.property}"
+
+
+def is_open(verdict: Verdict) -> bool:
+    """Inconclusive where the spec wanted to know: what exit code 3 is about."""
+    asked = verdict.required and verdict.expected is not Expectation.ANY
+    return verdict.outcome is Outcome.INCONCLUSIVE and asked
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """The outcome with its numbers: `deterministic (0 flips in 50 trials, 95 % bound 5.8 %)`."""
+    match verdict.outcome:
+        case Outcome.NONDETERMINISTIC:
+            numbers = f"{verdict.unique} unique of {verdict.total} samples, {_count(verdict.flips, 'flip')}"
+        case Outcome.DETERMINISTIC | Outcome.INCONCLUSIVE if verdict.trials:
+            numbers = f"{_count(verdict.flips, 'flip')} in {_count(verdict.trials, 'trial')}{_bound_words(verdict)}"
+        case _:
+            return verdict.outcome.value
+    return f"{verdict.outcome} ({numbers})"
+
+
+def bound_words(bound: float | None) -> str:
+    """An upper bound in percent, with two significant digits, rounded up so that it stays one."""
+    if bound is None:
+        return ""
+    percent = 100 * bound
+    digits = max(0, 1 - math.floor(math.log10(percent)))
+    return f"{math.ceil(percent * 10**digits - 1e-9) / 10**digits:.{digits}f} %"
+
+
+def seconds_words(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return str(seconds)
+    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def timing_words(timing: Timing) -> str:
+    """The median with the quartiles: `1.2 ms (1.14 ms to 1.32 ms)`."""
+    return f"{seconds_words(timing.median)} ({seconds_words(timing.q1)} to {seconds_words(timing.q3)})"
+
+
+def cost_words(cost: float | None) -> str:
+    return "" if cost is None else f"{cost:.2f} x"
+
+
+def error_words(relative_error: float) -> str:
+    return f"{relative_error:.2e}"
+
+
+def witness_words(verdict: Verdict) -> str | None:
+    """The two samples that should have been equal, or where the flip was seen if they were not kept."""
+    witness = verdict.witness
+    if witness is None:
+        first = verdict.first_flip
+        return f"the first flip was seen in {_sighting_words(first)}; its bytes were not kept" if first else None
+    row = f"row {witness.item}: " if verdict.property is Property.BATCH_INVARIANCE else ""
+    at = ", ".join(map(str, witness.coordinates))
+    (one, other), (one_bits, other_bits) = witness.values, witness.bits
+    distance = "a NaN is among them" if witness.max_ulp is None else f"at most {witness.max_ulp} ULP apart"
+    return (
+        f"{row}{witness.differing} of {witness.elements} elements differ, {distance}; the first is element "
+        f"{witness.index}, at ({at}): {one} ({one_bits}) in {_sighting_words(witness.first)}, "
+        f"{other} ({other_bits}) in {_sighting_words(witness.second)}"
+    )
+
+
+def notes(record: RunRecord) -> list[Note]:
+    """Whatever is not simply good news, the worst first; groups with one reason share one note."""
+    if record.judgement is None:
+        return []
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for heading, group, text in _remarks(record.judgement.verdicts, record.judgement.speeds):
+        grouped.setdefault((heading, text), []).append(group)
+    order = {heading: place for place, heading in enumerate(_HEADINGS)}
+    found = [Note(heading, tuple(groups), text) for (heading, text), groups in grouped.items()]
+    return sorted(found, key=lambda note: order[note.heading])
+
+
+_FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _EXPECTED = _HEADINGS = (
+    "failed",
+    "gate failed",
+    "error",
+    "inconclusive",
+    "inconclusive, not required",
+    "unsupported",
+    "nondeterministic, as allowed",
+)
+
+
+def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[tuple[str, str, str]]:
+    """(heading, group, text)"""
+    for verdict in verdicts:
+        group, reason = group_words(verdict), verdict.reason or "no reason is known"
+        match verdict.outcome:
+            case Outcome.NONDETERMINISTIC:
+                witness = witness_words(verdict) or "no sample was kept"
+                expected = "" if verdict.met else f"expected {verdict.expected}, and it is "
+                yield (_EXPECTED if verdict.met else _FAILED), group, f"{expected}{verdict_words(verdict)}: {witness}"
+            case Outcome.INCONCLUSIVE:
+                yield (_OPEN if is_open(verdict) else _UNKNOWN), group, reason
+            case Outcome.UNSUPPORTED:
+                yield _UNSUPPORTED, group, reason
+            case Outcome.ERROR:
+                yield _ERROR, group, reason
+            case Outcome.DETERMINISTIC:
+                pass
+    for speed in speeds:
+        for gate in speed.failed_gates:
+            yield _GATE, f"{speed.variant} {speed.shape} {speed.dtype}", gate
+
+
+def environment_words(environment: Environment) -> str:
+    """One line: the machine, the GPU, the software that decides the bits."""
+    device = environment.cpu if environment.device == "cpu" else f"{environment.device} on {environment.cpu}"
+    versions = {
+        "driver": environment.driver,
+        "CUDA": environment.cuda,
+        "NCCL": environment.nccl,
+        "torch": environment.torch,
+        "Ray": environment.ray,
+        "Python": environment.python,
+        "kernels": environment.kernel_build[:12],
+        "commit": environment.git_commit and environment.git_commit[:12],
+    }
+    told = [f"{name} {value}" for name, value in versions.items() if value]
+    mask = [] if environment.visible_devices is None else [f"visible devices {environment.visible_devices or 'none'}"]
+    return ", ".join([f"{environment.node}: {device}", *told, *mask])
+
+
+def run_words(record: RunRecord) -> str:
+    """`run ID (NAME): complete after 83 s, 12 of 12 units`"""
+    took = ""
+    if record.finished_at is not None:
+        took = f" after {(record.finished_at - record.created_at).total_seconds():.0f} s"
+    return f"run {record.id} ({record.name}): {record.status}{took}, {record.units_done} of {record.units} units"
+
+
+def exit_words(record: RunRecord) -> str:
+    """`exit 1: an expectation failed`, and what to do where something is left to do."""
+    if record.exit_code is None:
+        return "still running"
+    words = f"exit {record.exit_code.value}: {EXIT_WORDS[record.exit_code]}"
+    if record.error:
+        words += f": {record.error}"
+    if record.status in (RunStatus.INTERRUPTED, RunStatus.FAILED):
+        words += f". Go on with farm resume {record.id}"
+    return words
+
+
+def counts(record: RunRecord) -> dict[Outcome, int]:
+    """How many verdicts there are of each outcome, without those that there are none of."""
+    found = [line.verdict.outcome for line in lines(record)]
+    return {outcome: found.count(outcome) for outcome in Outcome if outcome in found}
+
+
+def _bound_words(verdict: Verdict) -> str:
+    return f", 95 % bound {bound_words(verdict.bound)}" if verdict.bound is not None else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _sighting_words(seen: Sighting) -> str:
+    return f"trial {seen.trial} ({seen.stress}, {seen.device})"
