@@ -1,0 +1,137 @@
+// The C ABI of farm_kernels.h on Hopper: checks, and which executor runs a problem.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "launch.h"
+
+namespace farm {
+namespace {
+
+// How many segments K is summed in: enough that one tile of 64 weight rows per CTA fills the device at small m, of four
+// blocks or more each, at most the eight CTAs of a cluster. Of (n, k) alone, or results would depend on the batch.
+int segments_of(int n, int k_blocks) {
+  constexpr int kCtas = 144, kFewestBlocks = 4, kMost = 8;
+  const int tiles = (n + 63) / 64;
+  int segments = 1;
+  while (segments * 2 <= kMost && tiles * segments * 2 <= kCtas && k_blocks / (segments * 2) >= kFewestBlocks)
+    segments *= 2;
+  return segments;
+}
+
+// At small m the tokens are a large part of what an SM reads, unless neighbouring tiles share them.
+SkinnyPlan skinny_plan(const Problem &p) {
+  int tokens = 8;
+  while (tokens < p.m && tokens < 128) tokens *= 2;
+  const int share = tokens <= 32 ? 1 : std::min(4, 8 / p.segments);
+  return {tokens, share};
+}
+
+int run_invariant(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
+  if (p.m <= 128) return run_skinny(device, operands, p, skinny_plan(p), sm_count, stream);
+  const int tiles = (p.m + 127) / 128 * ((p.n + 127) / 128);
+  return run_wide(device, operands, p, p.segments == 1 && tiles >= 200 ? 2 : 1, sm_count, stream);
+}
+
+bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+int check(const farm_gemm *g) {
+  if (!g) return fail(FARM_INVALID_ARGUMENT, "args is NULL");
+  if (g->struct_size != sizeof(farm_gemm))
+    return fail(FARM_INVALID_ARGUMENT, "struct_size is " + std::to_string(g->struct_size) + ", this library's is " +
+                                           std::to_string(sizeof(farm_gemm)));
+  if (g->variant < FARM_STREAMK || g->variant > FARM_INVARIANT)
+    return fail(FARM_INVALID_ARGUMENT, "variant is " + std::to_string(g->variant) + ", allowed are 0 to 3");
+  if (g->out_dtype < FARM_BF16 || g->out_dtype > FARM_FP32)
+    return fail(FARM_INVALID_ARGUMENT, "out_dtype is " + std::to_string(g->out_dtype) + ", allowed are 0 to 2");
+  if (g->m < 1) return fail(FARM_INVALID_ARGUMENT, "m is " + std::to_string(g->m) + ", must be at least 1");
+  if (g->n < 8 || g->n % 8)
+    return fail(FARM_INVALID_ARGUMENT, "n is " + std::to_string(g->n) + ", must be a positive multiple of 8");
+  if (g->k < 128 || g->k % 128)
+    return fail(FARM_INVALID_ARGUMENT, "k is " + std::to_string(g->k) + ", must be a positive multiple of 128");
+  if (g->sm_count < 0) return fail(FARM_INVALID_ARGUMENT, "sm_count is " + std::to_string(g->sm_count) + ", must be >= 0");
+  return FARM_OK;
+}
+
+int check_memory(const farm_gemm *g) {
+  if (!g->a || !g->b || !g->scale_a || !g->scale_b || !g->d) return fail(FARM_INVALID_ARGUMENT, "a pointer is NULL");
+  if (g->lda < g->k || g->ldb < g->k || g->ldd < g->n || g->ld_scale_a < g->m || g->ld_scale_b < g->k / 128)
+    return fail(FARM_INVALID_ARGUMENT, "a leading dimension is smaller than what it spans");
+  const int element = g->out_dtype == FARM_FP32 ? 4 : 2;
+  if (!aligned(g->a) || !aligned(g->b) || !aligned(g->d) || g->lda % 16 || g->ldb % 16 || g->ldd * element % 16)
+    return fail(FARM_UNSUPPORTED, "rows of A, B and D must start at multiples of 16 bytes");
+  return FARM_OK;
+}
+
+struct Plan {
+  Device device;
+  Problem problem;
+  int workers;
+  bool streamk, ordered;
+};
+
+int make_plan(const farm_gemm *g, Plan *plan) {
+  if (const int status = check(g)) return status;
+  if (const int status = current_device(&plan->device)) return status;
+  plan->workers = g->sm_count > 0 ? std::min(g->sm_count, plan->device.sm_count) : plan->device.sm_count;
+  plan->streamk = (g->variant == FARM_STREAMK || g->variant == FARM_STREAMK_ORDERED) && g->k > 3 * int64_t(g->n);
+  plan->ordered = g->variant == FARM_STREAMK_ORDERED;
+  const int k_blocks = g->k / kBlockK;
+  const int segments = g->variant == FARM_INVARIANT ? segments_of(g->n, k_blocks) : 1;
+  plan->problem = {g->m,       g->n, k_blocks,      segments,      g->out_dtype, g->scale_a,
+                   g->scale_b, g->d, g->ld_scale_a, g->ld_scale_b, g->ldd};
+  return FARM_OK;
+}
+
+int run(const farm_gemm *g) {
+  Plan plan;
+  if (const int status = make_plan(g, &plan)) return status;
+  if (const int status = check_memory(g)) return status;
+  const Problem &p = plan.problem;
+  const Operands operands{{g->a, g->m, g->k, g->lda}, {g->b, g->n, g->k, g->ldb}};
+  const auto stream = static_cast<cudaStream_t>(g->stream);
+  if (g->variant == FARM_INVARIANT) return run_invariant(plan.device, operands, p, plan.workers, stream);
+  if (!plan.streamk) {
+    const int big_tiles = (p.m + 255) / 256 * ((p.n + 127) / 128);
+    return run_wide(plan.device, operands, p, big_tiles >= plan.device.sm_count ? 2 : 1, plan.workers, stream);
+  }
+  const size_t needed = streamk_workspace(p, plan.ordered, plan.workers);
+  if (g->workspace_bytes < needed || (needed && !aligned(g->workspace)))
+    return fail(FARM_WORKSPACE_TOO_SMALL, "workspace is " + std::to_string(g->workspace_bytes) + " bytes, needs " +
+                                              std::to_string(needed) + " at a multiple of 16");
+  return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, {g->workspace, needed}, stream);
+}
+
+}  // namespace
+}  // namespace farm
+
+extern "C" {
+
+int farm_gemm_workspace(const farm_gemm *args, size_t *bytes) {
+  farm::Plan plan;
+  if (!bytes) return farm::fail(FARM_INVALID_ARGUMENT, "bytes is NULL");
+  if (const int status = farm::make_plan(args, &plan)) return status;
+  *bytes = plan.streamk ? farm::streamk_workspace(plan.problem, plan.ordered, plan.workers) : 0;
+  return FARM_OK;
+}
+
+int farm_gemm_run(const farm_gemm *args) { return farm::run(args); }
+
+const char *farm_status_message(int status) {
+  switch (status) {
+    case FARM_OK: return "ok";
+    case FARM_INVALID_ARGUMENT: return "invalid argument";
+    case FARM_UNSUPPORTED: return "unsupported on this device";
+    case FARM_WORKSPACE_TOO_SMALL: return "workspace too small";
+    case FARM_OUT_OF_MEMORY: return "out of memory";
+    case FARM_LAUNCH_FAILED: return "launch failed";
+    default: return "unknown status";
+  }
+}
+
+int farm_abi_version(void) { return FARM_ABI_VERSION; }
+
+const char *farm_build_info(void) {
+  return "{\"backend\": \"cuda\", \"compiler\": \"" FARM_COMPILER "\", \"flags\": \"" FARM_FLAGS "\"}";
+}
+}

@@ -1,0 +1,65 @@
+// Host side shared by the executors: errors, TMA descriptors, launches.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "problem.cuh"
+
+namespace farm {
+
+// Remembers what went wrong for farm_last_error() and returns `status`.
+int fail(int status, const std::string &what);
+
+// A row-major byte matrix in global memory.
+struct Matrix {
+  const void *data;
+  int rows, columns;
+  int64_t ld;
+};
+
+struct Device {
+  int id, sm_count;
+};
+int current_device(Device *device);
+
+// Descriptor that copies boxes of box_rows x 128 bytes; descriptors of recent matrices are kept.
+int tensor_map(CUtensorMap *map, const Matrix &matrix, int box_rows);
+
+struct Launch {
+  dim3 grid;
+  int threads, cluster, smem_bytes;
+  cudaStream_t stream;
+  bool after_kernel;  // may begin before the previous kernel has ended: its producers wait by themselves
+};
+int launch(const Device &device, const void *kernel, const Launch &config, void **args);
+
+// Clusters of this kernel that fit on the device at once, at most sm_count CTAs; remembered per kernel and device.
+int resident_clusters(const Device &device, const void *kernel, const Launch &config, int sm_count, int *clusters);
+
+struct Operands {
+  Matrix a, b;
+};
+
+// Swapped operands, a cluster of p.segments x share CTAs along K and n. Any m, but made for few tokens.
+struct SkinnyPlan {
+  int tokens, share;
+};
+int run_skinny(const Device &device, const Operands &operands, const Problem &p, const SkinnyPlan &plan, int sm_count,
+               cudaStream_t stream);
+
+// Big tiles; `waves` times 128 tokens each. More than one segment needs waves == 1.
+int run_wide(const Device &device, const Operands &operands, const Problem &p, int waves, int sm_count,
+             cudaStream_t stream);
+
+struct StreamKWorkspace {
+  void *data;
+  size_t bytes;
+};
+size_t streamk_workspace(const Problem &p, bool ordered, int workers);
+int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
+                const StreamKWorkspace &workspace, cudaStream_t stream);
+
+}  // namespace farm

@@ -1,0 +1,60 @@
+// What every kernel here is told about a problem, and the order in which all of them add up K.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "farm_kernels.h"
+#include "hopper.cuh"
+
+namespace farm {
+
+constexpr int kBlockK = 128;     // one scale of A and of B spans this much of K, and one row of an operand in a stage
+constexpr int kScaleRows = 128;  // rows of B that share a scale
+
+struct Problem {
+  int m, n, k_blocks, segments;
+  int out_dtype;  // farm_dtype
+  const float *scale_a, *scale_b;
+  void *d;
+  int64_t ld_scale_a, ld_scale_b, ldd;
+};
+
+// First K block of segment s. Segments depend on (n, k) alone; within one, blocks are added in K order from zero, and
+// then segments are added in order. Every executor of the invariant variant keeps to this, so all give the same bits.
+__host__ __device__ __forceinline__ int segment_begin(int k_blocks, int segments, int s) {
+  return s * k_blocks / segments;
+}
+
+// The one expression by which a block's partial sum joins the running sum.
+__device__ __forceinline__ float promote(float sum, float partial, float scale) {
+  return __fmaf_rn(partial, scale, sum);
+}
+
+__device__ __forceinline__ float block_scale(float scale_a, float scale_b) { return __fmul_rn(scale_a, scale_b); }
+
+// Two neighbouring results rounded to the 16-bit output type.
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, bool is_bf16) {
+  if (is_bf16) {
+    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<uint32_t &>(v);
+  }
+  __half2 v = __floats2half2_rn(low, high);
+  return reinterpret_cast<uint32_t &>(v);
+}
+
+// A ring of stages in shared memory, walked alike by the producer and the consumers.
+struct RingPosition {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+}  // namespace farm

@@ -1,0 +1,272 @@
+// Few tokens: the weights are the tensor core's wide operand, and a cluster of CTAs splits K.
+//
+// Here the time is that of reading the weights once, so what counts is that every SM streams from the first moment to
+// the last. Operands are swapped: a tile is 64 rows of weights by 8 to 128 tokens, so that no token is padded to 64.
+// A cluster is `segments` CTAs along K by `share` tiles along n. Each CTA sums one segment of K; the partial sums meet
+// through distributed shared memory and are added in segment order by whoever owns that slice of the tile, so nothing
+// goes through memory and no one waits for a turn. The `share` CTAs of one segment load a part of the tokens each and
+// multicast it to the others. Weights are requested before the previous kernel on the stream has finished.
+#pragma once
+
+#include "problem.cuh"
+
+namespace farm {
+
+template <int kTokens>
+struct SkinnyShape {
+  static constexpr int kRows = 64;                             // of weights
+  static constexpr int kWarpgroups = kTokens == 128 ? 2 : 1;  // which split the tokens
+  static constexpr int kGroupTokens = kTokens / kWarpgroups;
+  static constexpr int kConsumers = kWarpgroups * 128;
+  static constexpr int kThreads = kConsumers + 64;
+  static constexpr int kWeightBytes = kRows * kBlockK;
+  static constexpr int kTokenBytes = kTokens * kBlockK;
+  static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
+  static constexpr int kScaleFloats = kTokens + 4;  // the tokens' scales, then the weights'
+  static constexpr int kPartialStride = kRows + 4;  // floats a token, padded: no bank conflicts, 16-byte rows
+  static constexpr int kPartialBytes = kTokens * kPartialStride * 4;
+
+  // Shared memory of a ring of `stages`: 1 KiB to align the stages; partial sums reuse the stages' space.
+  static int smem_bytes(int stages) {
+    int ring = stages * kStageBytes;
+    return 1024 + (ring > kPartialBytes ? ring : kPartialBytes) + stages * (kScaleFloats * 4 + 16);
+  }
+};
+
+struct SkinnyLayout {
+  uint32_t weights, tokens, scales, full, empty;  // addresses in shared memory
+};
+
+// One CTA's part: a tile, and the K blocks of its segment.
+struct SkinnyPart {
+  int first_row, first_token, k_begin, blocks;
+};
+
+// One thread loads weights and tokens.
+template <typename Shape>
+__device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weights, const CUtensorMap *map_tokens,
+                                                     const SkinnyLayout &at, int stages, int share,
+                                                     const SkinnyPart &part) {
+  const uint32_t sub = cluster_rank() % share, first_peer = cluster_rank() - sub;
+  const int slice = Shape::kTokenBytes / share, slice_token = part.first_token + sub * (slice / kBlockK);
+  const uint16_t peers = static_cast<uint16_t>(((1u << share) - 1) << first_peer);
+  auto load_weights = [&](int stage, int i) {
+    barrier_expect(at.full + stage * 8, Shape::kStageBytes);
+    tma_load(at.weights + stage * Shape::kWeightBytes, map_weights, at.full + stage * 8, (part.k_begin + i) * kBlockK,
+             part.first_row, kEvictFirst);
+  };
+  for (int i = 0; i < min(part.blocks, stages); ++i) load_weights(i, i);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  RingPosition ring;
+  for (int i = 0; i < part.blocks; ++i, ring.advance(stages)) {
+    const uint32_t full = at.full + ring.stage * 8, dst = at.tokens + ring.stage * Shape::kTokenBytes;
+    if (i >= stages) {
+      barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+      load_weights(ring.stage, i);
+    }
+    const int k = (part.k_begin + i) * kBlockK;
+    if (share == 1)
+      tma_load(dst, map_tokens, full, k, part.first_token, kEvictLast);
+    else
+      tma_multicast(dst + sub * slice, map_tokens, full, k, slice_token, peers, kEvictLast);
+  }
+}
+
+// One warp loads scales, which may lie at any multiple of four bytes.
+template <typename Shape>
+__device__ __forceinline__ void skinny_load_scales(const Problem &p, const SkinnyLayout &at, int stages,
+                                                   const SkinnyPart &part) {
+  constexpr int kTokens = Shape::kScaleFloats - 4, kCopies = (kTokens + 31) / 32;
+  const int lane = threadIdx.x % 32, first = part.first_token + lane;
+  const float *scale_a = p.scale_a + part.k_begin * p.ld_scale_a + first;
+  const float *scale_b =
+      p.scale_b + min(part.first_row, p.n - 1) / kScaleRows * p.ld_scale_b + part.k_begin;
+  wait_for_previous_kernel();
+  RingPosition ring;
+  for (int i = 0; i < part.blocks; ++i, ring.advance(stages), scale_a += p.ld_scale_a, ++scale_b) {
+    if (i >= stages) barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+    const uint32_t scales = at.scales + ring.stage * Shape::kScaleFloats * 4;
+#pragma unroll
+    for (int c = 0; c < kCopies; ++c)
+      if (kTokens >= 32 || lane < kTokens)
+        copy_word(scales + (lane + c * 32) * 4, scale_a + c * 32, first + c * 32 < p.m);
+    if (lane == 0) copy_word(scales + kTokens * 4, scale_b, true);
+    barrier_arrive_after_copies(at.full + ring.stage * 8);
+  }
+}
+
+// Sums this CTA's segment; at the end the whole tile lies in shared memory at at.weights, [token][row]. The tensor cores
+// work on the next block while the partial sums of the last one are promoted.
+template <typename Shape>
+class SkinnyConsumer {
+ public:
+  __device__ __forceinline__ SkinnyConsumer(const SkinnyLayout &at, int stages, int share)
+      : at_(at), stages_(stages), share_(share), warp_(uniform(threadIdx.x / 32)), lane_(threadIdx.x % 32),
+        first_peer_(cluster_rank() / share * share) {}
+
+  __device__ __forceinline__ void sum_blocks(int blocks) {
+    float even[kTokens / 2], odd[kTokens / 2];
+    start(even);
+    for (int i = 0; i < blocks; i += 2) {
+      finish(even, i + 1 < blocks, odd);
+      if (i + 1 < blocks) finish(odd, i + 2 < blocks, even);
+    }
+  }
+
+  __device__ __forceinline__ void store_partials() const {
+    named_barrier(1, Shape::kConsumers);  // all have read the stages that the partial sums now overwrite
+    const int row = warp_ % 4 * 16 + lane_ / 4;
+#pragma unroll
+    for (int j = 0; j < kTokens / 2; ++j) {
+      const int token = warp_ / 4 * kTokens + j / 4 * 8 + 2 * (lane_ % 4) + j % 2;
+      const uint32_t dst = at_.weights + (token * Shape::kPartialStride + row + j / 2 % 2 * 8) * 4;
+      asm volatile("st.shared.f32 [%0], %1;" ::"r"(dst), "f"(sum_[j]) : "memory");
+    }
+  }
+
+ private:
+  static constexpr int kTokens = Shape::kGroupTokens;
+
+  // Sets the tensor cores to work on the ring's next block.
+  __device__ __forceinline__ void start(float (&partial)[kTokens / 2]) {
+    barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
+    const uint64_t weights = operand(at_.weights + loaded_.stage * Shape::kWeightBytes);
+    const uint64_t tokens =
+        operand(at_.tokens + loaded_.stage * Shape::kTokenBytes + warp_ / 4 * kTokens * kBlockK);
+    loaded_.advance(stages_);
+#pragma unroll
+    for (int j = 0; j < kTokens / 2; ++j) asm volatile("" : "+f"(partial[j])::"memory");
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < kBlockK / 32; ++step)
+      wgmma<kTokens>(partial, weights + step * 2, tokens + step * 2, step > 0);
+    wgmma_commit();
+  }
+
+  // Starts the block after this one, if there is one, then promotes this one's partial sums.
+  __device__ __forceinline__ void finish(float (&partial)[kTokens / 2], bool more, float (&next)[kTokens / 2]) {
+    const uint32_t scales = at_.scales + done_.stage * Shape::kScaleFloats * 4;
+    const float scale_b = load_shared(scales + (Shape::kScaleFloats - 4) * 4);
+    float2 scale[kTokens / 8];
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+      const float2 a = load_shared_pair(scales + (warp_ / 4 * kTokens + 8 * j + 2 * (lane_ % 4)) * 4);
+      scale[j] = make_float2(block_scale(a.x, scale_b), block_scale(a.y, scale_b));
+    }
+    if (more) {
+      start(next);
+      wgmma_wait<1>();
+    } else {
+      wgmma_wait<0>();
+    }
+    if (lane_ < share_) barrier_arrive(at_.empty + done_.stage * 8, first_peer_ + lane_);
+    done_.advance(stages_);
+#pragma unroll
+    for (int j = 0; j < kTokens / 2; ++j) {
+      asm volatile("" : "+f"(partial[j])::"memory");
+      sum_[j] = promote(sum_[j], partial[j], j % 2 ? scale[j / 4].y : scale[j / 4].x);
+    }
+  }
+
+  const SkinnyLayout &at_;
+  int stages_, share_, warp_, lane_;
+  uint32_t first_peer_;
+  RingPosition loaded_, done_;
+  float sum_[kTokens / 2] = {};
+};
+
+__device__ __forceinline__ void store_four(const Problem &p, int token, int row, float4 v) {
+  const int64_t at = token * p.ldd + row;
+  if (p.out_dtype == FARM_FP32) {
+    *reinterpret_cast<float4 *>(static_cast<float *>(p.d) + at) = v;
+  } else {
+    const bool is_bf16 = p.out_dtype == FARM_BF16;
+    *reinterpret_cast<uint2 *>(static_cast<uint16_t *>(p.d) + at) =
+        make_uint2(pack_pair(v.x, v.y, is_bf16), pack_pair(v.z, v.w, is_bf16));
+  }
+}
+
+// Adds the segments in order and writes this CTA's slice of the tile.
+template <typename Shape>
+__device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int share, int segment,
+                                              const SkinnyPart &part) {
+  constexpr int kMaxSegments = 8, kQuads = Shape::kRows / 4;
+  const uint32_t sub = cluster_rank() % share;
+  const int quads = min(p.m - part.first_token, Shape::kGroupTokens * Shape::kWarpgroups) * kQuads;
+  for (int i = segment * Shape::kConsumers + threadIdx.x; i < quads; i += p.segments * Shape::kConsumers) {
+    const int token = i / kQuads, row = i % kQuads * 4;
+    const uint32_t address = partials + (token * Shape::kPartialStride + row) * 4;
+    float4 sums[kMaxSegments];
+#pragma unroll
+    for (int s = 0; s < kMaxSegments; ++s)
+      if (s < p.segments) sums[s] = load_from_rank(address, s * share + sub);
+    float4 total = sums[0];
+#pragma unroll
+    for (int s = 1; s < kMaxSegments; ++s)
+      if (s < p.segments) {
+        total.x = __fadd_rn(total.x, sums[s].x);
+        total.y = __fadd_rn(total.y, sums[s].y);
+        total.z = __fadd_rn(total.z, sums[s].z);
+        total.w = __fadd_rn(total.w, sums[s].w);
+      }
+    if (part.first_row + row < p.n) store_four(p, part.first_token + token, part.first_row + row, total);
+  }
+}
+
+// Grid: (clusters * share * segments, ceil(m / kTokens)), clusters of share * segments CTAs along x.
+template <int kTokens>
+__global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads)
+    skinny_kernel(const __grid_constant__ CUtensorMap map_weights, const __grid_constant__ CUtensorMap map_tokens,
+                  const __grid_constant__ Problem p, int first_cluster, int stages, int share) {
+  using Shape = SkinnyShape<kTokens>;
+  extern __shared__ uint8_t smem[];
+  SkinnyLayout at;
+  at.weights = (smem_address(smem) + 1023) & ~1023u;
+  at.tokens = at.weights + stages * Shape::kWeightBytes;
+  at.scales = at.weights + max(stages * Shape::kStageBytes, Shape::kPartialBytes);
+  at.full = at.scales + stages * Shape::kScaleFloats * 4;
+  at.empty = at.full + stages * 8;
+
+  const int rank = cluster_rank(), segment = rank / share;
+  const int tile = (first_cluster + blockIdx.x / (share * p.segments)) * share + rank % share;
+  const int k_begin = segment_begin(p.k_blocks, p.segments, segment);
+  const SkinnyPart part{tile * Shape::kRows, int(blockIdx.y) * kTokens, k_begin,
+                        segment_begin(p.k_blocks, p.segments, segment + 1) - k_begin};
+  const bool clustered = share * p.segments > 1;
+
+  if (threadIdx.x == Shape::kConsumers) {
+    prefetch_map(&map_weights);
+    prefetch_map(&map_tokens);
+    for (int s = 0; s < stages; ++s) {
+      barrier_init(at.full + s * 8, 1 + 32);
+      barrier_init(at.empty + s * 8, share * Shape::kConsumers / 32);
+    }
+    barrier_init_fence();
+  }
+  __syncwarp();
+  if (share > 1)
+    cluster_meet();
+  else
+    __syncthreads();
+
+  if (threadIdx.x == Shape::kConsumers) {
+    skinny_load_operands<Shape>(&map_weights, &map_tokens, at, stages, share, part);
+  } else if (threadIdx.x >= Shape::kConsumers + 32) {
+    skinny_load_scales<Shape>(p, at, stages, part);
+  } else if (threadIdx.x < Shape::kConsumers) {
+    SkinnyConsumer<Shape> consumer(at, stages, share);
+    consumer.sum_blocks(part.blocks);
+    consumer.store_partials();
+  }
+  __syncwarp();
+  if (clustered)
+    cluster_sync();
+  else
+    __syncthreads();
+  if (threadIdx.x < Shape::kConsumers) skinny_reduce<Shape>(p, at.weights, share, segment, part);
+  __syncwarp();
+  if (clustered) cluster_meet();  // no CTA leaves while another still reads its partial sums
+}
+
+}  // namespace farm
