@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from specs.errors import ExitCode
 from specs.job import Expectation, Property
-from specs.result import Environment, Outcome, RunRecord, RunStatus, Sighting, Speed, Timing, Verdict
+from specs.result import Environment, Outcome, RunRecord, RunStatus, Speed, Timing, Verdict
+from specs.uniqueness import Sighting
 
 EXIT_WORDS = {
     ExitCode.MET: "all expectations were met",
@@ -51,13 +51,16 @@ class Note:
 
 
 def lines(record: RunRecord) -> list[Line]:
+    """All verdicts of one variant together, then of one shape and dtype, each in order of first appearance."""
     if record.judgement is None:
         return []
+    verdicts = record.judgement.verdicts
     speeds = {(s.variant, s.shape, s.dtype, s.stratum): s for s in record.judgement.speeds}
-    return [
-        Line(verdict, speeds.get((verdict.variant, verdict.shape, verdict.dtype, verdict.stratum)))
-        for verdict in record.judgement.verdicts
-    ]
+    variants, shapes, dtypes = (
+        list(dict.fromkeys(getattr(verdict, name) for verdict in verdicts)) for name in ("variant", "shape", "dtype")
+    )
+    ordered = sorted(verdicts, key=lambda v: (variants.index(v.variant), shapes.index(v.shape), dtypes.index(v.dtype)))
+    return [Line(v, speeds.get((v.variant, v.shape, v.dtype, v.stratum))) for v in ordered]
 
 
 def group_words(verdict: Verdict) -> str:
@@ -83,25 +86,26 @@ def verdict_words(verdict: Verdict) -> str:
 
 
 def bound_words(bound: float | None) -> str:
-    """An upper bound in percent, with two significant digits, rounded up so that it stays one."""
+    """An upper bound in percent, with two significant digits; empty where there is none."""
     if bound is None:
         return ""
     percent = 100 * bound
-    digits = max(0, 1 - math.floor(math.log10(percent)))
-    return f"{math.ceil(percent * 10**digits - 1e-9) / 10**digits:.{digits}f} %"
+    return f"{percent:#.2g} %" if percent < 9.95 else f"{percent:.0f} %"
 
 
 def seconds_words(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return str(seconds)
-    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:.0f} {unit}"
-    return f"{seconds:.3g} s"
+    """With three significant digits, in us, ms or s."""
+    if seconds < 0.9995e-3:
+        number, unit = seconds * 1e6, "us"
+    elif seconds < 0.9995:
+        number, unit = seconds * 1e3, "ms"
+    else:
+        number, unit = seconds, "s"
+    return f"{number:#.3g}".removesuffix(".") + f" {unit}" if number < 999.5 else f"{number:.0f} {unit}"
 
 
 def timing_words(timing: Timing) -> str:
-    """The median with the quartiles: `1.2 ms (1.14 ms to 1.32 ms)`."""
+    """The median with the quartiles: `1.20 ms (1.14 ms to 1.32 ms)`."""
     return f"{seconds_words(timing.median)} ({seconds_words(timing.q1)} to {seconds_words(timing.q3)})"
 
 
@@ -142,13 +146,14 @@ def notes(record: RunRecord) -> list[Note]:
     return sorted(found, key=lambda note: order[note.heading])
 
 
-_FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _EXPECTED = _HEADINGS = (
+_FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEADINGS = (
     "failed",
     "gate failed",
     "error",
     "inconclusive",
     "inconclusive, not required",
     "unsupported",
+    "control flipped",
     "nondeterministic, as allowed",
 )
 
@@ -160,8 +165,9 @@ def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[t
         match verdict.outcome:
             case Outcome.NONDETERMINISTIC:
                 witness = witness_words(verdict) or "no sample was kept"
-                expected = "" if verdict.met else f"expected {verdict.expected}, and it is "
-                yield (_EXPECTED if verdict.met else _FAILED), group, f"{expected}{verdict_words(verdict)}: {witness}"
+                control = verdict.expected is Expectation.NONDETERMINISTIC
+                heading = _FAILED if not verdict.met else _CONTROL if control else _ALLOWED
+                yield heading, group, f"{verdict_words(verdict)}: {witness}"
             case Outcome.INCONCLUSIVE:
                 yield (_OPEN if is_open(verdict) else _UNKNOWN), group, reason
             case Outcome.UNSUPPORTED:

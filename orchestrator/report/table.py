@@ -1,0 +1,133 @@
+"""The table on the terminal: what the seed prints, and what is needed to trust it."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.words import (
+    Line,
+    bound_words,
+    cost_words,
+    environment_words,
+    error_words,
+    exit_words,
+    is_open,
+    lines,
+    notes,
+    run_words,
+    timing_words,
+)
+from specs.errors import ExitCode
+from specs.result import Outcome, RunRecord, Verdict
+
+WIDE = 150
+"""Columns from which on everything of a group stands in one row."""
+_ERRORS_AT_MOST = 10
+
+
+def render_table(record: RunRecord, console: Console) -> None:
+    """Print a run on `console`: its groups, then the reasons, the environments, and what the exit code means."""
+    found = lines(record)
+    if found:
+        if console.width >= WIDE:
+            console.print(_wide(found))
+        else:
+            console.print(_verdicts(found))
+            console.print(_speeds(found))
+    for note in notes(record):
+        console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", note.where))
+        console.print(Padding.indent(Text(note.text), 2))
+    errors = record.judgement.errors if record.judgement else []
+    for error in errors[:_ERRORS_AT_MOST]:
+        console.print(Text.assemble(("gave up", "red"), ": ", error))
+    if len(errors) > _ERRORS_AT_MOST:
+        console.print(Text(f"and {len(errors) - _ERRORS_AT_MOST} more units: see farm show {record.id} --json"))
+    for environment in record.environments:
+        console.print(Text(environment_words(environment), style="dim"))
+    console.print(Text(run_words(record)))
+    console.print(Text(exit_words(record), style=_exit_style(record.exit_code)))
+
+
+def _wide(found: list[Line]) -> Table:
+    table = _table("variant", "shape", "dtype", "property", ">total", ">unique", ">flips", "verdict", ">bound")
+    for heading in ("time (quartiles)", ">cost", ">rel. error"):
+        _add_column(table, heading)
+    shown = ""
+    for line in found:
+        verdict, first = line.verdict, line.target != shown
+        shown = line.target
+        target = (verdict.variant, str(verdict.shape), verdict.dtype) if first else ("", "", "")
+        table.add_row(
+            *map(Text, (*target, verdict.property, *_numbers(verdict))),
+            _outcome(verdict),
+            bound_words(verdict.bound),
+            *(_speed_cells(line) if first else ()),
+        )
+    return table
+
+
+def _verdicts(found: list[Line]) -> Table:
+    table = _table("target", "property", ">total", ">unique", ">flips", "verdict")
+    for line in found:
+        outcome = _outcome(line.verdict)
+        if line.verdict.bound is not None:
+            outcome.append(f"\nbound {bound_words(line.verdict.bound)}")
+        target = Text(f"{line.verdict.variant}\n{line.verdict.shape} {line.verdict.dtype}")
+        table.add_row(target, line.verdict.property, *_numbers(line.verdict), outcome)
+    return table
+
+
+def _speeds(found: list[Line]) -> Table:
+    table = _table("target", "time (quartiles)", ">cost", ">rel. error")
+    measured = {line.target: line for line in found if line.speed is not None}
+    for line in measured.values():
+        target = Text(f"{line.verdict.variant}\n{line.verdict.shape} {line.verdict.dtype}")
+        table.add_row(target, *_speed_cells(line))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        _add_column(table, heading)
+    return table
+
+
+def _add_column(table: Table, heading: str) -> None:
+    """A heading that begins with > is of numbers, which stand to the right."""
+    right = heading.startswith(">")
+    table.add_column(heading.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+
+
+def _numbers(verdict: Verdict) -> tuple[str, str, str]:
+    return str(verdict.total), str(verdict.unique), str(verdict.flips)
+
+
+def _speed_cells(line: Line) -> tuple[str, str, str]:
+    if line.speed is None:
+        return "", "", ""
+    return timing_words(line.speed.timing), cost_words(line.speed.cost), error_words(line.speed.relative_error)
+
+
+def _outcome(verdict: Verdict) -> Text:
+    if not verdict.met or verdict.outcome is Outcome.ERROR:
+        style = "bold red"
+    elif verdict.outcome is Outcome.DETERMINISTIC:
+        style = "green"
+    else:
+        style = "yellow" if is_open(verdict) else ""
+    return Text(verdict.outcome, style=style)
+
+
+def _note_style(heading: str) -> str:
+    if heading in ("failed", "gate failed", "error"):
+        return "bold red"
+    return "yellow" if heading == "inconclusive" else "bold"
+
+
+def _exit_style(code: ExitCode | None) -> str:
+    return "green" if code is ExitCode.MET else "yellow" if code in (None, ExitCode.INCONCLUSIVE) else "bold red"
