@@ -20,10 +20,10 @@ struct Vector {
 };
 
 constexpr int kVectors = 2; /* 6 x 2 sums, 2 of B and 1 of A fill the 16 registers */
+constexpr int kWidth = kVectors * Vector::width;
 
 }  // namespace
 
-const Micro micro_avx2 = {
-    "avx2", 6, kVectors * Vector::width, pack_a, pack_b<kVectors * Vector::width>, multiply<Vector, kVectors>, store};
+const Micro micro_avx2 = {"avx2", 6, kWidth, pack_a, pack_b<kWidth>, multiply<Vector, kVectors>, store};
 
 }  // namespace farm

@@ -20,10 +20,10 @@ struct Vector {
 };
 
 constexpr int kVectors = 4; /* 6 x 4 sums, 4 of B and 1 of A of the 32 registers; one row alone has 4 chains */
+constexpr int kWidth = kVectors * Vector::width;
 
 }  // namespace
 
-const Micro micro_avx512 = {
-    "avx512", 6, kVectors * Vector::width, pack_a, pack_b<kVectors * Vector::width>, multiply<Vector, kVectors>, store};
+const Micro micro_avx512 = {"avx512", 6, kWidth, pack_a, pack_b<kWidth>, multiply<Vector, kVectors>, store};
 
 }  // namespace farm

@@ -23,7 +23,8 @@ Tile Grid::tile(int index) const {
 }
 
 Grid grid_for_threads(int m, int n, int threads) {
-  Grid grid{m, n, ceil_div(m, ceil_div(m, kMaxTileRows)), kMaxTileCols};
+  const int rows = ceil_div(m, ceil_div(m, kMaxTileRows));
+  Grid grid{m, n, ceil_div(rows, kRowStep) * kRowStep, kMaxTileCols};
   while (grid.tile_cols > kMaxPanel && grid.count() < 4 * threads) grid.tile_cols /= 2;
   return grid;
 }

@@ -33,23 +33,41 @@ Scratch& scratch_of_this_thread() {
   return owner.scratch;
 }
 
+namespace {
+
+/* A row's codes of one block are two cache lines, and the next block's are k further on for every row: no hardware
+ * prefetcher finds them. They are fetched into the second level while the arithmetic of the present block runs, a few
+ * rows with each multiplication, because a burst of them would only wait for free fill buffers. */
+void prefetch_rows(const uint8_t* codes, int64_t stride, Range rows) {
+  for (int i = rows.first; i < rows.last; ++i) {
+    __builtin_prefetch(codes + i * stride, 0, 2);
+    __builtin_prefetch(codes + i * stride + kBlock / 2, 0, 2);
+  }
+}
+
+}  // namespace
+
 void sum_blocks(const farm_gemm& args, const Micro& micro, Tile tile, Range blocks, Scratch& scratch, float* sums) {
   const auto* a = static_cast<const uint8_t*>(args.a) + tile.row * args.lda;
   const auto* b = static_cast<const uint8_t*>(args.b) + tile.col * args.ldb;
-  /* Padding columns are summed too: they must not hold what could trap or slow down. */
-  const int padded = (tile.cols + micro.cols - 1) / micro.cols * micro.cols;
-  for (int i = 0; i < tile.rows; ++i) std::memset(sums + i * kSumStride, 0, size_t(padded) * sizeof(float));
+  const int panels = (tile.cols + micro.cols - 1) / micro.cols, strips = (tile.rows + micro.rows - 1) / micro.rows;
+  for (int i = 0; i < tile.rows; ++i)
+    std::memset(sums + i * kSumStride, 0, size_t(panels * micro.cols) * sizeof(float));
 
   for (int block = blocks.first; block < blocks.last; ++block) {
     const float* scale_a = args.scale_a + block * args.ld_scale_a + tile.row;
-    micro.pack_a(a + int64_t(block) * kBlock, args.lda, tile.rows, scratch.decoded_a);
-    for (int j = 0; j < tile.cols; j += micro.cols) {
+    const int64_t at = int64_t(block) * kBlock, next = block + 1 < blocks.last ? at + kBlock : at;
+    micro.pack_a(a + at, args.lda, tile.rows, scratch.decoded_a);
+    for (int panel = 0, j = 0; panel < panels; ++panel, j += micro.cols) {
+      const int cols = std::min(micro.cols, tile.cols - j);
       const float scale_b = args.scale_b[(tile.col + j) / kBlock * args.ld_scale_b + block];
-      micro.pack_b(b + j * args.ldb + int64_t(block) * kBlock, args.ldb, std::min(micro.cols, tile.cols - j),
-                   scratch.decoded_b);
-      for (int i = 0; i < tile.rows; i += micro.rows)
+      micro.pack_b(b + j * args.ldb + at, args.ldb, cols, scratch.decoded_b);
+      for (int strip = 0, i = 0; strip < strips; ++strip, i += micro.rows) {
+        prefetch_rows(b + j * args.ldb + next, args.ldb, part(cols, strips, strip));
+        prefetch_rows(a + next, args.lda, part(tile.rows, strips * panels, panel * strips + strip));
         micro.multiply(std::min(micro.rows, tile.rows - i), scratch.decoded_a + i * kBlock, scratch.decoded_b,
                        scale_a + i, scale_b, sums + i * kSumStride + j, kSumStride);
+      }
     }
   }
 }
