@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.metrics import metrics
 from orchestrator.cli.schema import schema
 from orchestrator.cli.specs import specs
 from orchestrator.cli.validate import validate
@@ -38,6 +39,7 @@ def _options(
 app.command("validate")(validate)
 app.command("specs")(specs)
 app.command("schema")(schema)
+app.command("metrics")(metrics)
 
 
 def main() -> None:
