@@ -299,7 +299,8 @@ class KernelJob(JobBase):
         first: dict[str, int] = {}
         faults: list[tuple[tuple[str | int, ...], object, str]] = []
         for place, item in enumerate(items):
-            key = item.model_dump_json() if isinstance(item, ShapeEntry) else getattr(item, "name", str(item))
+            named = item.name if isinstance(item, Variant) else str(item)
+            key = item.model_dump_json() if isinstance(item, ShapeEntry) else named
             if first.setdefault(key, place) != place:
                 what = "this entry" if isinstance(item, ShapeEntry) else shown(key)
                 faults.append(((place,), item, f"{what} is there already, at [{first[key]}]: leave one out"))

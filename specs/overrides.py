@@ -72,7 +72,8 @@ def _placed(node: Node, steps: Sequence[str | int], value: Node, path: str = "",
     into_keys = bool(rest) and isinstance(rest[0], str)
     entry = _long(entries[step], key) if into_keys and key in SHORT_FORMS else entries[step]
     entries[step] = _placed(entry, rest, value, join(path, step))
-    return replace(node, content=entries)
+    # [m, k, n] is judged as a whole: where an override put one of them, it is the override that is wrong
+    return replace(node, content=entries, place=node.place if rest else value.place)
 
 
 def _long(entry: Node, key: str) -> Node:

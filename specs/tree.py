@@ -201,12 +201,17 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, path: str) -> Node:
         quoted = event.style is not None
-        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in event.value):
+        try:
+            # JSON writes what is beyond U+FFFF as two escapes, which PyYAML leaves apart
+            value = event.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            value = "\0"
+        if "\0" in value:
             message = f"{shown(json.dumps(event.value))}: text with a NUL or half a character: take it out"
             self.problems.append(self._place(event).problem(path, message))
             return Node(self._place(event), "", "")
-        written = json.dumps(event.value, ensure_ascii=False) if quoted else event.value
-        return Node(self._place(event), event.value if quoted else resolved(event.value), written or "nothing")
+        written = json.dumps(value, ensure_ascii=False) if quoted else value
+        return Node(self._place(event), value if quoted else resolved(value), written or "nothing")
 
     def _list(self, start: yaml.SequenceStartEvent, path: str, depth: int) -> Node:
         entries: list[Node] = []

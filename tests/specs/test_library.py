@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from specs.job import Expectation, Property
+from specs.library import library_names, library_spec
+from specs.load import load_job
+from specs.shapes import FIXED_SETS
+
+
+def test_names_are_sorted_and_unknown_ones_are_refused() -> None:
+    assert library_names() == sorted(library_names())
+    assert {"quick", "seed-pr"} <= set(library_names())
+    with pytest.raises(KeyError):
+        library_spec("../schema")
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_every_spec_is_valid_carries_its_file_name_and_says_what_it_shows(name: str) -> None:
+    spec, job = library_spec(name), load_job(name)
+    assert (job.name, job.kind, job.description) == (spec.name, spec.kind, spec.description)
+    assert spec.description and Path(spec.path).read_text(encoding="utf-8") == spec.text
+    first, second, third = spec.text.splitlines()[:3]
+    assert first == "# yaml-language-server: $schema=../schema.json"
+    assert second == "#" and third.startswith("# Shows ")
+
+
+@pytest.mark.parametrize("name", ["quick", "seed-pr"])
+def test_a_control_runs_beside_the_variants_that_have_to_repeat(name: str) -> None:
+    streamk, ordered, persistent, invariant = load_job(name).variants
+    assert streamk.expect is Expectation.NONDETERMINISTIC
+    assert ordered.expectation(Property.RUN_TO_RUN) is Expectation.DETERMINISTIC
+    assert ordered.expectation(Property.BATCH_INVARIANCE) is Expectation.NONDETERMINISTIC
+    assert persistent.expect is invariant.expect is Expectation.DETERMINISTIC
+
+
+def test_quick_has_only_shapes_on_which_the_control_can_flip() -> None:
+    assert all(shape.k > 3 * shape.n for shape in load_job("quick").expanded_shapes())
+
+
+def test_seed_pr_does_not_depend_on_the_shapes_that_may_never_flip() -> None:
+    shapes = load_job("seed-pr").expanded_shapes()
+    assert shapes == {
+        **dict.fromkeys(FIXED_SETS["seed-pr"], False),
+        **dict.fromkeys(FIXED_SETS["sensitive"], True),
+    }
