@@ -45,6 +45,7 @@ _COLUMNS = (
     "time (quartiles)",
     "cost",
     "rel. error",
+    "stratum",
 )
 _RIGHT = {"total", "unique", "flips", "bound", "cost", "rel. error"}
 
@@ -92,6 +93,7 @@ def _row(line: Line) -> str:
         mark if verdict.met else f"❌ {verdict.outcome}",
         bound_words(verdict.bound),
         *measured,
+        verdict.stratum,
     ]
     return f"| {' | '.join(map(_plain, cells))} |"
 

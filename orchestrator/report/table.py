@@ -19,6 +19,7 @@ from orchestrator.report.words import (
     lines,
     notes,
     run_words,
+    several_strata,
     timing_words,
 )
 from specs.errors import ExitCode
@@ -34,10 +35,10 @@ def render_table(record: RunRecord, console: Console) -> None:
     found = lines(record)
     if found:
         if console.width >= WIDE:
-            console.print(_wide(found))
+            console.print(_wide(found, several_strata(record)))
         else:
-            console.print(_verdicts(found))
-            console.print(_speeds(found))
+            console.print(_verdicts(found, several_strata(record)))
+            console.print(_speeds(found, several_strata(record)))
     for note in notes(record):
         console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", note.where))
         console.print(Padding.indent(Text(note.text), 2))
@@ -52,42 +53,47 @@ def render_table(record: RunRecord, console: Console) -> None:
     console.print(Text(exit_words(record), style=_exit_style(record.exit_code)))
 
 
-def _wide(found: list[Line]) -> Table:
+def _wide(found: list[Line], several: bool) -> Table:
     table = _table("variant", "shape", "dtype", "property", ">total", ">unique", ">flips", "verdict", ">bound")
-    for heading in ("time (quartiles)", ">cost", ">rel. error"):
+    for heading in ("time (quartiles)", ">cost", ">rel. error", *(["stratum"] if several else [])):
         _add_column(table, heading)
-    shown = ""
+    shown = None
     for line in found:
-        verdict, first = line.verdict, line.target != shown
-        shown = line.target
+        verdict, first = line.verdict, (line.target, line.verdict.stratum) != shown
+        shown = line.target, verdict.stratum
         target = (verdict.variant, str(verdict.shape), verdict.dtype) if first else ("", "", "")
         table.add_row(
             *map(Text, (*target, verdict.property, *_numbers(verdict))),
             _outcome(verdict),
             bound_words(verdict.bound),
-            *(_speed_cells(line) if first else ()),
+            *(_speed_cells(line) if first else ("", "", "")),
+            *([Text(verdict.stratum)] if several else []),
         )
     return table
 
 
-def _verdicts(found: list[Line]) -> Table:
+def _verdicts(found: list[Line], several: bool) -> Table:
     table = _table("target", "property", ">total", ">unique", ">flips", "verdict")
     for line in found:
         outcome = _outcome(line.verdict)
         if line.verdict.bound is not None:
             outcome.append(f"\nbound {bound_words(line.verdict.bound)}")
-        target = Text(f"{line.verdict.variant}\n{line.verdict.shape} {line.verdict.dtype}")
-        table.add_row(target, line.verdict.property, *_numbers(line.verdict), outcome)
+        table.add_row(_target(line, several), line.verdict.property, *_numbers(line.verdict), outcome)
     return table
 
 
-def _speeds(found: list[Line]) -> Table:
+def _speeds(found: list[Line], several: bool) -> Table:
     table = _table("target", "time (quartiles)", ">cost", ">rel. error")
-    measured = {line.target: line for line in found if line.speed is not None}
+    measured = {(line.target, line.verdict.stratum): line for line in found if line.speed is not None}
     for line in measured.values():
-        target = Text(f"{line.verdict.variant}\n{line.verdict.shape} {line.verdict.dtype}")
-        table.add_row(target, *_speed_cells(line))
+        table.add_row(_target(line, several), *_speed_cells(line))
     return table
+
+
+def _target(line: Line, several: bool) -> Text:
+    verdict = line.verdict
+    text = Text(f"{verdict.variant}\n{verdict.shape} {verdict.dtype}")
+    return text.append(f"\n{verdict.stratum}") if several else text
 
 
 def _table(*headings: str) -> Table:

@@ -18,6 +18,8 @@ EXIT_WORDS = {
     ExitCode.INFRASTRUCTURE: "infrastructure error: the farm could not find out",
     ExitCode.INTERRUPTED: "interrupted",
 }
+NO_STRATUM = "-"
+"""Of a verdict about a group that has no samples."""
 _NAMED_AT_MOST = 6
 
 
@@ -61,6 +63,11 @@ def lines(record: RunRecord) -> list[Line]:
     )
     ordered = sorted(verdicts, key=lambda v: (variants.index(v.variant), shapes.index(v.shape), dtypes.index(v.dtype)))
     return [Line(v, speeds.get((v.variant, v.shape, v.dtype, v.stratum))) for v in ordered]
+
+
+def several_strata(record: RunRecord) -> bool:
+    """Whether verdicts have to say which stratum they are about."""
+    return len({line.verdict.stratum for line in lines(record)} - {NO_STRATUM}) > 1
 
 
 def group_words(verdict: Verdict) -> str:
