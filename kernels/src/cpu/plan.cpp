@@ -29,9 +29,9 @@ Grid grid_for_threads(int m, int n, int threads) {
   return grid;
 }
 
-/* At least 1024 of K each, so that adding them up costs little, at most 8, and fewer where n alone gives 64 tiles. */
+/* At least 2048 of K each, so that adding them up costs little, at most 8, and fewer where n alone gives 64 tiles. */
 int invariant_segments(int n, int k) {
-  return std::max(1, std::min({8, k / 1024, ceil_div(64, ceil_div(n, kBlock))}));
+  return std::max(1, std::min({8, k / 2048, ceil_div(64, ceil_div(n, kBlock))}));
 }
 
 bool invariant_may_split(int m, int segments) { return segments > 1 && m <= kMaxTileRows; }

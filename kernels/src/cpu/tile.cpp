@@ -35,9 +35,9 @@ Scratch& scratch_of_this_thread() {
 
 namespace {
 
-/* A row's codes of one block are two cache lines, and the next block's are k further on for every row: no hardware
- * prefetcher finds them. They are fetched into the second level while the arithmetic of the present block runs, a few
- * rows with each multiplication, because a burst of them would only wait for free fill buffers. */
+/* A row's codes of one block are two cache lines, and the next row's lie k further on: no hardware prefetcher finds
+ * them. They are fetched a few rows with each multiplication (a burst would only wait for free fill buffers) and not
+ * long before their use (at a stride of some thousand bytes few of them fit into the second level together). */
 void prefetch_rows(const uint8_t* codes, int64_t stride, Range rows) {
   for (int i = rows.first; i < rows.last; ++i) {
     __builtin_prefetch(codes + i * stride, 0, 2);
@@ -45,28 +45,41 @@ void prefetch_rows(const uint8_t* codes, int64_t stride, Range rows) {
   }
 }
 
+constexpr int kStripsAhead = 4;
+
 }  // namespace
 
 void sum_blocks(const farm_gemm& args, const Micro& micro, Tile tile, Range blocks, Scratch& scratch, float* sums) {
   const auto* a = static_cast<const uint8_t*>(args.a) + tile.row * args.lda;
   const auto* b = static_cast<const uint8_t*>(args.b) + tile.col * args.ldb;
-  const int panels = (tile.cols + micro.cols - 1) / micro.cols, strips = (tile.rows + micro.rows - 1) / micro.rows;
+  const Grid steps{tile.rows, tile.cols, micro.rows, micro.cols};
+  const int strips = steps.down(), panels = steps.across();
   for (int i = 0; i < tile.rows; ++i)
     std::memset(sums + i * kSumStride, 0, size_t(panels * micro.cols) * sizeof(float));
 
   for (int block = blocks.first; block < blocks.last; ++block) {
     const float* scale_a = args.scale_a + block * args.ld_scale_a + tile.row;
-    const int64_t at = int64_t(block) * kBlock, next = block + 1 < blocks.last ? at + kBlock : at;
-    micro.pack_a(a + at, args.lda, tile.rows, scratch.decoded_a);
-    for (int panel = 0, j = 0; panel < panels; ++panel, j += micro.cols) {
-      const int cols = std::min(micro.cols, tile.cols - j);
-      const float scale_b = args.scale_b[(tile.col + j) / kBlock * args.ld_scale_b + block];
-      micro.pack_b(b + j * args.ldb + at, args.ldb, cols, scratch.decoded_b);
-      for (int strip = 0, i = 0; strip < strips; ++strip, i += micro.rows) {
-        prefetch_rows(b + j * args.ldb + next, args.ldb, part(cols, strips, strip));
-        prefetch_rows(a + next, args.lda, part(tile.rows, strips * panels, panel * strips + strip));
-        micro.multiply(std::min(micro.rows, tile.rows - i), scratch.decoded_a + i * kBlock, scratch.decoded_b,
-                       scale_a + i, scale_b, sums + i * kSumStride + j, kSumStride);
+    const int64_t here = int64_t(block) * kBlock, next = block + 1 < blocks.last ? here + kBlock : here;
+    for (int panel = 0; panel < panels; ++panel) {
+      const bool last_panel = panel + 1 == panels;
+      const Tile columns = steps.tile(panel * strips), coming = steps.tile(last_panel ? 0 : (panel + 1) * strips);
+      const uint8_t* coming_b = b + coming.col * args.ldb + (last_panel ? next : here);
+      const float scale_b = args.scale_b[(tile.col + columns.col) / kBlock * args.ld_scale_b + block];
+      micro.pack_b(b + columns.col * args.ldb + here, args.ldb, columns.cols, scratch.decoded_b);
+      for (int strip = 0; strip < strips; ++strip) {
+        const Tile rows = steps.tile(strip);
+        float* decoded_a = scratch.decoded_a + rows.row * kBlock;
+        if (panel == 0) {
+          micro.pack_a(a + rows.row * args.lda + here, args.lda, rows.rows, decoded_a);
+          if (strip + kStripsAhead < strips) {
+            const Tile ahead = steps.tile(strip + kStripsAhead);
+            prefetch_rows(a + here, args.lda, {ahead.row, ahead.row + ahead.rows});
+          }
+        }
+        if (last_panel && strip < kStripsAhead) prefetch_rows(a + next, args.lda, {rows.row, rows.row + rows.rows});
+        prefetch_rows(coming_b, args.ldb, part(coming.cols, strips, strip));
+        micro.multiply(rows.rows, decoded_a, scratch.decoded_b, scale_a + rows.row, scale_b,
+                       sums + rows.row * kSumStride + columns.col, kSumStride);
       }
     }
   }
