@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.compare import compare
+from orchestrator.cli.list import list_runs
 from orchestrator.cli.metrics import metrics
+from orchestrator.cli.report import report
 from orchestrator.cli.schema import schema
+from orchestrator.cli.show import show
 from orchestrator.cli.specs import specs
 from orchestrator.cli.validate import validate
 from specs.errors import ExitCode, FarmError
@@ -36,6 +40,10 @@ def _options(
     app.info.context_settings = {"obj": {"debug": debug}}
 
 
+app.command("list")(list_runs)
+app.command("show")(show)
+app.command("compare")(compare)
+app.command("report")(report)
 app.command("validate")(validate)
 app.command("specs")(specs)
 app.command("schema")(schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def json_text(kind: str, payload: dict[str, Any]) -> str:
+    """One JSON object. `format` names its shape: 'farm.KIND/1'. JSON has no NaN: such a number becomes null."""
+    return json.dumps({"format": f"farm.{kind}/1", **_finite(payload)}, indent=2, ensure_ascii=False) + "\n"
+
+
 def print_json(kind: str, payload: dict[str, Any]) -> None:
-    """One JSON object on standard output. `format` names its shape: 'farm.KIND/1'."""
-    json.dump({"format": f"farm.{kind}/1", **payload}, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """`json_text` on standard output."""
+    sys.stdout.write(json_text(kind, payload))
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -22,3 +27,11 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else 200, highlight=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
