@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import signal
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,32 +21,7 @@ from orchestrator.store import Store
 from orchestrator.tables import runs as runs_table
 from specs.errors import ExitCode, InfrastructureError, UsageError
 from specs.result import Judgement, RunRecord, RunStatus
-from tests.orchestrator import builders, postgres
-
-_databases = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    if postgres.binaries() is None:
-        pytest.skip("no PostgreSQL server here: apt-get install postgresql")
-    pytest.importorskip("psycopg", reason="no PostgreSQL driver here: pip install 'determinism-farm[postgres]'")
-    with postgres.server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a database that nobody has opened yet."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/farm.db"
-    server: str = request.getfixturevalue("postgres_server")
-    name = f"farm{next(_databases)}"
-    engine = sa.create_engine(server.replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server.replace("/postgres?", f"/{name}?")
+from tests.orchestrator import builders
 
 
 @pytest.fixture
