@@ -174,7 +174,7 @@ def _hint(site: _Site, names: Sequence[str]) -> str:
     if isinstance(value, int | float) and "string" in types and not names:
         return f'; if text is meant, write "{shown(site.node.written)}"'
     if isinstance(value, str | float) and types & {"integer", "number"}:
-        number = resolved(value.replace("_", "").replace(",", "")) if isinstance(value, str) else value
+        number = resolved(value.replace("_", "").replace(",", "").lstrip("0")) if isinstance(value, str) else value
         if isinstance(number, float) and number.is_integer() and abs(number) < 1e15:
             number = int(number)
         if isinstance(number, int) or (isinstance(number, float) and "number" in types):

@@ -17,7 +17,7 @@ from specs.explain import problems_of
 from specs.job import KINDS, Job, JobBase
 from specs.library import library_names, library_spec
 from specs.overrides import overridden
-from specs.tree import MAX_SIZE, Node, Place, read_tree
+from specs.tree import MAX_SIZE, Node, Place, read_tree, write_tree
 
 
 def load_job(source: str, overrides: Sequence[str] = ()) -> Job:
@@ -27,6 +27,11 @@ def load_job(source: str, overrides: Sequence[str] = ()) -> Job:
     """
     name, text = read_source(source)
     return parse_job(text, name, overrides)
+
+
+def dump_job(job: JobBase) -> str:
+    """The YAML that `parse_job` makes the same job of, with every default written out."""
+    return write_tree(job.model_dump(mode="json"))
 
 
 def parse_job(text: str, source: str, overrides: Sequence[str] = ()) -> Job:

@@ -2,7 +2,8 @@
 
 Only PyYAML's parser is used: the tree is built from its events, so that no tag can construct anything and size,
 nesting and aliases are counted while reading. Plain text is resolved as YAML 1.2 does (the core schema), which is what
-editors show: `on`, `1_000` and 2026-01-31 are text, 1e3 is a number.
+editors show: `on`, `1_000` and 2026-01-31 are text, 1e3 is a number. Only 010 is text too: it is 8 or 10, depending on
+the version of YAML.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ def join(path: str, step: str | int) -> str:
 
 _TRUE, _FALSE, _NULL = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}, {"", "~", "null", "Null", "NULL"}
 # longer integers become floats: Python refuses to make an int of thousands of digits
-_DECIMAL = re.compile(r"[-+]?[0-9]{1,40}")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 _OTHER_BASE = re.compile(r"0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -123,6 +124,22 @@ def resolved(text: str) -> Scalar:
     if _INFINITE.fullmatch(text):
         return float(text.replace(".", ""))
     return text
+
+
+def write_tree(values: object) -> str:
+    """YAML that `read_tree` reads back to the same plain values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML writes for YAML 1.1, and leaves text like 1e3 without the quotes that it needs in 1.2."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = None if isinstance(resolved(text), str) else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 @dataclass

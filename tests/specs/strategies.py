@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.job import OWN_VARIANTS, PEER_VARIANTS, Device, Dtype, Expectation, Property, Stress
+from specs.job import OWN_VARIANTS, PEER_VARIANTS, SHORT_FORMS, Device, Dtype, Expectation, Property, ShapeEntry, Stress
 from specs.shapes import FIXED_SETS, WEIGHT_SETS
 
 _words = [*OWN_VARIANTS, *PEER_VARIANTS, "python:package.module:function", "python:a:b"]
@@ -35,6 +35,13 @@ _shape = st.one_of(
     st.fixed_dictionaries({"mkn": _mkn.map(list)}, optional={"required": st.booleans()}),
     st.fixed_dictionaries({"set": st.sampled_from([*WEIGHT_SETS]), "m": st.lists(_sizes, min_size=1, max_size=3)}),
 )
+
+
+def _entry(shape: object) -> str:
+    """Short and long forms of one entry are a repeat."""
+    return ShapeEntry.model_validate(SHORT_FORMS["shapes"](shape)).model_dump_json()
+
+
 _seconds = st.floats(0.001, 86400)
 
 
@@ -50,7 +57,7 @@ def job_values(draw: st.DrawFn) -> dict[str, Any]:
         "op": st.just("fp8_blockwise_gemm"),
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
         "variants": st.just(variants),
-        "shapes": st.lists(_shape, min_size=1, max_size=4, unique_by=repr),
+        "shapes": st.lists(_shape, min_size=1, max_size=4, unique_by=_entry),
     }
     optional = {
         "description": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50),

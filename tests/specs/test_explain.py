@@ -26,6 +26,7 @@ SETS = "seed-pr, sensitive, deepseek-v3-tp1, deepseek-v3-tp8, h200-table"
         ("trials: 50", "trials: 1_000", "11:9: trials: 1_000: allowed: a whole number from 1 to 10000000; write 1000"),
         ("trials: 50", "trials: 1e3", "trials: 1e3: allowed: a whole number from 1 to 10000000; write 1000"),
         ("trials: 50", 'trials: "50"', 'trials: "50": allowed: a whole number from 1 to 10000000; write 50'),
+        ("trials: 50", "trials: 050", "trials: 050: allowed: a whole number from 1 to 10000000; write 50"),
         ("trials: 50", "trials: 1.5", "trials: 1.5: allowed: a whole number from 1 to 10000000"),
         ("trials: 50", "trials: true", "trials: true: allowed: a whole number"),
         ("trials: 50", f"trials: {'9' * 5000}", f"trials: {'9' * 40}…{'9' * 15}: allowed: a whole number"),

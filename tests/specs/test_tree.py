@@ -5,7 +5,7 @@ import math
 import pytest
 
 from specs.errors import SpecError
-from specs.tree import MAX_DEPTH, MAX_NODES, MAX_SIZE, Place, read_tree
+from specs.tree import MAX_DEPTH, MAX_NODES, MAX_SIZE, Place, read_tree, write_tree
 
 
 def plain(text: str) -> object:
@@ -35,7 +35,8 @@ def fatal(text: str) -> str:
         ("", None),
         ("10", 10),
         ("-7", -7),
-        ("010", 10),
+        ("010", "010"),
+        ("0", 0),
         ("0x10", 16),
         ("0o17", 15),
         ("1_000", "1_000"),
@@ -64,6 +65,14 @@ def test_nan_and_thousands_of_digits_are_floats() -> None:
 
 def test_two_escapes_that_json_writes_for_one_character_are_one() -> None:
     assert plain('{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "08", "010", "0o17", "on", "1_000", "~", "", "2026-01-31", "a: b", "\x1b\n é😀"]
+)
+def test_text_that_is_written_is_read_back_as_text(text: str) -> None:
+    values = {"a": text, "b": [1, 1e-7, True, None]}
+    assert plain(write_tree(values)) == values
 
 
 def test_places_are_those_of_keys_and_values() -> None:
