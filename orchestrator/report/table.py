@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -28,6 +30,7 @@ from specs.result import Outcome, RunRecord, Verdict
 WIDE = 150
 """Columns from which on everything of a group stands in one row."""
 _ERRORS_AT_MOST = 10
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def render_table(record: RunRecord, console: Console) -> None:
@@ -40,17 +43,17 @@ def render_table(record: RunRecord, console: Console) -> None:
             console.print(_verdicts(found, several_strata(record)))
             console.print(_speeds(found, several_strata(record)))
     for note in notes(record):
-        console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", note.where))
-        console.print(Padding.indent(Text(note.text), 2))
+        console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", _safe(note.where)))
+        console.print(Padding.indent(Text(_safe(note.text)), 2))
     errors = record.judgement.errors if record.judgement else []
     for error in errors[:_ERRORS_AT_MOST]:
-        console.print(Text.assemble(("gave up", "red"), ": ", error))
+        console.print(Text.assemble(("gave up", "red"), ": ", _safe(error)))
     if len(errors) > _ERRORS_AT_MOST:
         console.print(Text(f"and {len(errors) - _ERRORS_AT_MOST} more units: see farm show {record.id} --json"))
     for environment in record.environments:
-        console.print(Text(environment_words(environment), style="dim"))
+        console.print(Text(_safe(environment_words(environment)), style="dim"))
     console.print(Text(run_words(record)))
-    console.print(Text(exit_words(record), style=_exit_style(record.exit_code)))
+    console.print(Text(_safe(exit_words(record)), style=_exit_style(record.exit_code)))
 
 
 def _wide(found: list[Line], several: bool) -> Table:
@@ -137,3 +140,8 @@ def _note_style(heading: str) -> str:
 
 def _exit_style(code: ExitCode | None) -> str:
     return "green" if code is ExitCode.MET else "yellow" if code in (None, ExitCode.INCONCLUSIVE) else "bold red"
+
+
+def _safe(text: str) -> str:
+    """Without the control characters by which a log could repaint the terminal; they are spelled out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
