@@ -31,12 +31,14 @@ def metrics(
     if (port is None) == (once is None):
         given = "neither" if port is None else "both"
         raise UsageError(f"{given} given: allowed: either --port N, to serve, or --once FILE, to write once")
-    collector = FarmCollector(Database(None))
-    if once is not None:
-        _write(collector, once)
-    else:
-        assert port is not None
-        _serve(collector, host, port)
+    database = Database(None)
+    try:
+        if once is not None:
+            _write(FarmCollector(database), once)
+        elif port is not None:
+            _serve(FarmCollector(database), host, port)
+    finally:
+        database.engine.dispose()
 
 
 def _write(collector: FarmCollector, path: Path) -> None:
@@ -47,7 +49,7 @@ def _write(collector: FarmCollector, path: Path) -> None:
     if collector.failure is not None:
         raise collector.failure
     if path == Path("-"):
-        typer.echo(text, nl=False)
+        typer.echo(text.decode(), nl=False)
         return
     from orchestrator.folders import disk_failure
 

@@ -22,9 +22,14 @@ Tile Grid::tile(int index) const {
   return {row, std::min(tile_rows, m - row), col, std::min(tile_cols, n - col)};
 }
 
-Grid grid_for_threads(int m, int n, int threads) {
+Grid finest_grid(int m, int n) {
   const int rows = ceil_div(m, ceil_div(m, kMaxTileRows));
-  Grid grid{m, n, ceil_div(rows, kRowStep) * kRowStep, kMaxTileCols};
+  return {m, n, ceil_div(rows, kRowStep) * kRowStep, kMaxPanel};
+}
+
+Grid grid_for_threads(int m, int n, int threads) {
+  Grid grid = finest_grid(m, n);
+  grid.tile_cols = kMaxTileCols;
   while (grid.tile_cols > kMaxPanel && grid.count() < 4 * threads) grid.tile_cols /= 2;
   return grid;
 }
@@ -59,7 +64,9 @@ size_t workspace_bytes(const farm_gemm& args) {
     }
     case FARM_INVARIANT: {
       const int segments = invariant_segments(args.n, args.k);
-      return invariant_may_split(args.m, segments) ? size_t(segments) * args.m * args.n * sizeof(float) : 0;
+      if (!invariant_may_split(args.m, segments)) return 0;
+      const Grid grid = finest_grid(args.m, args.n);
+      return size_t(segments) * grid.count() * grid.tile_rows * grid.tile_cols * sizeof(float);
     }
     default:
       return 0;

@@ -35,8 +35,10 @@ constexpr int kRowStep = 12;       /* a multiple of what every micro-kernel take
 constexpr int kMaxTileRows = 264; /* a tile's sums (264 x 512 floats) and its decoded A stay in 1 MiB of cache */
 constexpr int kMaxTileCols = 512;
 
-/* Tiles for kernels whose bits don't depend on tiles: large ones, and enough of them to keep all threads busy. */
+/* Tiles for kernels whose bits don't depend on tiles: large ones, and enough of them to keep all threads busy; the
+ * finest grid is where that ends. */
 Grid grid_for_threads(int m, int n, int threads);
+Grid finest_grid(int m, int n);
 
 /* Segments of K of the invariant kernel: a function of n and k and of nothing else. */
 int invariant_segments(int n, int k);

@@ -121,13 +121,14 @@ void run_streamk_ordered(const farm_gemm& args, const Micro& micro, int threads)
 /* The sum is ((s0 + s1) + s2) + ... over the segments, whether one thread walks them or many share them. */
 void run_invariant(const farm_gemm& args, const Micro& micro, int threads) {
   const int segments = invariant_segments(args.n, args.k);
-  const Grid grid = grid_for_threads(args.m, args.n, threads);
-  if (grid.count() < threads && invariant_may_split(args.m, segments)) {
-    const OrderedParts parts{args, micro, grid, 0, segments};
-    const std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[size_t(grid.count())]());
+  const Grid finest = finest_grid(args.m, args.n);
+  if (finest.count() < threads && invariant_may_split(args.m, segments)) {
+    const OrderedParts parts{args, micro, finest, 0, segments};
+    const std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[size_t(finest.count())]());
     return run_items(args, threads, parts.items(),
                      [&](int item, Scratch& scratch) { parts.run(item, finished.get(), scratch); });
   }
+  const Grid grid = grid_for_threads(args.m, args.n, threads);
   run_items(args, threads, grid.count(), [&](int item, Scratch& scratch) {
     const Tile tile = grid.tile(item);
     sum_blocks(args, micro, tile, part(args.k / kBlock, segments, 0), scratch, scratch.totals);
