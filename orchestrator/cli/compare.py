@@ -44,7 +44,7 @@ def _print_differences(out: Console, title: str, differences: list[Difference]) 
     if not differences:
         out.print(f"[bold]{title}[/]: the same")
         return
-    out.print(f"[bold]{title}[/]: {len(differences)} differences")
+    out.print(f"[bold]{title}[/]: {len(differences)} difference{'s' if len(differences) > 1 else ''}")
     for difference in differences:
         first, second = (
             value if value is not None else "(not there)" for value in (difference.first, difference.second)
