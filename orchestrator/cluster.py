@@ -47,7 +47,7 @@ class Cluster:
         gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
         device = job.device
         if device is Device.AUTO:
-            device = Device.CUDA if gpus else Device.CPU
+            device = Device.CUDA if gpus or job.accelerator else Device.CPU
         if device is Device.CPU:
             cores = [node["Resources"]["CPU"] for node in self.nodes if node["Resources"].get("CPU", 0) >= 1]
             if not cores:

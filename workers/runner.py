@@ -126,7 +126,7 @@ class Runner:
         moved = problem.sensitivity(out.dtype)
         return Measurement(
             relative_error=relative_error(out, problem.reference),
-            rounding_floor=rounding_floor(problem.reference, out.dtype),
+            rounding_floor=rounding_floor(problem.reference, out.dtype, unit.shape.k),
             reordered_elements=moved.changed,
             reordered_of=moved.checked,
             seconds=[_seconds_of(launch, self.device) for _ in range(unit.trials)],

@@ -39,6 +39,6 @@ def plan(
     totals: dict[tuple[str, str], int] = {}
     for unit in made.units:
         totals[unit.purpose, unit.stress] = totals.get((unit.purpose, unit.stress), 0) + unit.trials
-    for (purpose, stress), trials in totals.items():
-        out.print(f"  {purpose} ({stress}): {trials} launches")
+    for (purpose, stress), launches in totals.items():
+        out.print(f"  {purpose} ({stress}): {launches} launches")
     out.print(f"about {made.estimate_s:.0f} s in all")

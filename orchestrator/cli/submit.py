@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from orchestrator.cli.options import Address, Json, Overrides, SpecArgument
+from orchestrator.cli.run_argument import RunArgument
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
@@ -26,23 +27,24 @@ def submit(
     junit: JUnit = None,
     html: Html = None,
 ) -> None:
-    """Run a spec and judge it. Exit code: 0 met, 1 failed, 2 usage, 3 inconclusive, 4 infrastructure, 130 interrupted."""
-    from importlib.metadata import version
+    """Run a spec and judge it.
 
-    import yaml
+    Exit code: 0 met, 1 failed, 2 usage, 3 inconclusive, 4 infrastructure, 130 interrupted.
+    """
+    from importlib.metadata import version
 
     from orchestrator.cluster import connect
     from orchestrator.plan import make_plan
     from orchestrator.run_folder import RunFolder
     from orchestrator.store import Store
-    from specs.load import load_job
+    from specs.load import dump_job, load_job
 
     job = load_job(spec, overrides or ())
     with Store.open() as store, connect(address) as cluster:
         plan = make_plan(job, cluster.capacity(job))
         record = store.create_run(plan, farm_version=version("determinism-farm"))
         folder = RunFolder(record.folder)
-        folder.write_spec(yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        folder.write_spec(dump_job(job))
         folder.write_plan(plan)
         _run(store, cluster, record.id, as_json, junit, html)
 
@@ -60,9 +62,7 @@ def resume(
             _run(store, cluster, run_id, as_json, junit, html)
 
 
-def _run(
-    store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path | None, html: Path | None
-) -> NoReturn:
+def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path | None, html: Path | None) -> NoReturn:
     from orchestrator.cli.output import console, print_json
     from orchestrator.execute import execute
     from orchestrator.progress import showing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from workers.gemm.inputs import BLOCK
 from workers.gemm.target import GemmInputs
 
 _COLUMNS_AT_ONCE = 4096
+_TENSOR_CORE_UNIT = 2.0**-22
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,14 @@ def relative_error(out: torch.Tensor, ref: torch.Tensor) -> float:
     return float(torch.linalg.norm(out.double() - ref.double()) / torch.linalg.norm(ref.double()))
 
 
-def rounding_floor(ref: torch.Tensor, out_dtype: torch.dtype) -> float:
-    """The relative error that rounding the exact result to ``out_dtype`` alone makes: no kernel can be below it."""
-    return relative_error(ref.to(out_dtype), ref)
+def rounding_floor(ref: torch.Tensor, out_dtype: torch.dtype, k: int) -> float:
+    """The relative error that rounding alone makes: of the exact result to ``out_dtype``, or of k additions before it.
+
+    The additions count sqrt(k) units of roundoff, as they do with high probability (Higham and Mary, SIAM J. Sci.
+    Comput. 41, 2019). A unit is 2**-24 in float32; the tensor cores' FP8 accumulator keeps fewer bits.
+    """
+    unit = 2.0**-24 if ref.device.type == "cpu" else _TENSOR_CORE_UNIT
+    return max(relative_error(ref.to(out_dtype), ref), math.sqrt(k) * unit)
 
 
 def reorder_sensitivity(
