@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 
-import torch
-
 from tests.kernels.cases import (
     as_scales,
     bits,
