@@ -79,14 +79,13 @@ class Database:
         with self.writing() as connection:
             if not self._is_sqlite:  # in SQLite the transaction is the lock
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            if self._revision(connection) == REVISION:
-                return  # another process was faster
             from alembic import command
             from alembic.config import Config
 
             config = Config()
             config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
             config.attributes["connection"] = connection
+            # Does nothing if another process had the lock first: Alembic reads the revision only now.
             command.upgrade(config, "head")
 
     def _revision(self, connection: sa.Connection) -> str | None:

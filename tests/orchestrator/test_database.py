@@ -55,6 +55,28 @@ def test_by_default_it_is_a_file_in_the_users_data_folder(tmp_path: Path, monkey
     assert mode == "wal"
 
 
+class Contended(sqlite3.Connection):
+    """To a file that others are switching to WAL: SQLite then says 'locked' at once, one time in twenty."""
+
+    refusals = 3
+
+    def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+        if "journal_mode" in sql and self.refusals > 0:
+            self.refusals -= 1
+            raise sqlite3.OperationalError("database is locked")
+        return super().execute(sql, *parameters)
+
+
+def test_a_new_file_that_others_are_opening_is_waited_for(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "farm.db", factory=Contended)
+    database._set_up_sqlite(connection, wait_s=30)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.refusals = 1_000_000
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        database._set_up_sqlite(connection, wait_s=0)
+    connection.close()
+
+
 def test_the_environment_names_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARM_DATABASE_URL", sqlite_url(tmp_path))
     Database(None).engine.dispose()
