@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -60,11 +61,11 @@ class Contended(sqlite3.Connection):
 
     refusals = 3
 
-    def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
         if "journal_mode" in sql and self.refusals > 0:
             self.refusals -= 1
             raise sqlite3.OperationalError("database is locked")
-        return super().execute(sql, *parameters)
+        return super().execute(sql, parameters)
 
 
 def test_a_new_file_that_others_are_opening_is_waited_for(tmp_path: Path) -> None:
