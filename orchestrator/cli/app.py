@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.bench import bench
 from orchestrator.cli.compare import compare
+from orchestrator.cli.doctor import doctor
 from orchestrator.cli.list import list_runs
 from orchestrator.cli.metrics import metrics
+from orchestrator.cli.plan import plan
 from orchestrator.cli.report import report
 from orchestrator.cli.schema import schema
 from orchestrator.cli.show import show
 from orchestrator.cli.specs import specs
+from orchestrator.cli.submit import resume, submit
 from orchestrator.cli.validate import validate
 from specs.errors import ExitCode, FarmError
 
@@ -37,9 +41,13 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    app.info.context_settings = {"obj": {"debug": debug}}
+    """Options of every command. `main` looks for --debug itself, since it acts after the command has failed."""
 
 
+app.command("submit")(submit)
+app.command("resume")(resume)
+app.command("plan")(plan)
+app.command("doctor")(doctor)
 app.command("list")(list_runs)
 app.command("show")(show)
 app.command("compare")(compare)
@@ -48,6 +56,7 @@ app.command("validate")(validate)
 app.command("specs")(specs)
 app.command("schema")(schema)
 app.command("metrics")(metrics)
+app.command("bench")(bench)
 
 
 def main() -> None:

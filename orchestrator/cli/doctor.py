@@ -22,7 +22,9 @@ def doctor(as_json: Json = False) -> None:
     devices = [torch.device("cpu")] + ([torch.device("cuda", 0)] if torch.cuda.is_available() else [])
     checks = [_build(device) for device in devices]
     if len(devices) == 1:
-        why = f"torch {torch.__version__} sees no CUDA GPU; install a CUDA build of torch on a machine with a Hopper GPU"
+        why = (
+            f"torch {torch.__version__} sees no CUDA GPU; install a CUDA build of torch on a machine with a Hopper GPU"
+        )
         checks.append({"check": "device cuda", "ok": False, "detail": why})
     checks += [_variant(name, devices[-1]) for name in _variants()]
     if as_json:
