@@ -142,15 +142,26 @@ def witness_words(verdict: Verdict) -> str | None:
 
 
 def notes(record: RunRecord) -> list[Note]:
-    """Whatever is not simply good news, the worst first; groups with one reason share one note."""
+    """Whatever is not simply good news, the worst first; groups with one reason share one note.
+
+    So do all flips of a variant that were expected: of these the first witness is enough.
+    """
     if record.judgement is None:
         return []
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for heading, group, text in _remarks(record.judgement.verdicts, record.judgement.speeds):
-        grouped.setdefault((heading, text), []).append(group)
-    order = {heading: place for place, heading in enumerate(_HEADINGS)}
-    found = [Note(heading, tuple(groups), text) for (heading, text), groups in grouped.items()]
-    return sorted(found, key=lambda note: order[note.heading])
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for heading, variant, group, text in _remarks(record.judgement.verdicts, record.judgement.speeds):
+        shared = variant if heading in (_CONTROL, _ALLOWED) else text
+        found.setdefault((heading, shared), []).append((group, text))
+    shared_notes = [
+        Note(heading, tuple(group for group, _ in members), _text_of(members))
+        for (heading, _), members in found.items()
+    ]
+    return sorted(shared_notes, key=lambda note: _HEADINGS.index(note.heading))
+
+
+def _text_of(members: list[tuple[str, str]]) -> str:
+    group, text = members[0]
+    return text if all(other == text for _, other in members) else f"{group} is {text}"
 
 
 _FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEADINGS = (
@@ -165,27 +176,27 @@ _FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEA
 )
 
 
-def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[tuple[str, str, str]]:
-    """(heading, group, text)"""
+def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[tuple[str, str, str, str]]:
+    """(heading, variant, group, text)"""
     for verdict in verdicts:
-        group, reason = group_words(verdict), verdict.reason or "no reason is known"
+        name, group, reason = verdict.variant, group_words(verdict), verdict.reason or "no reason is known"
         match verdict.outcome:
             case Outcome.NONDETERMINISTIC:
                 witness = witness_words(verdict) or "no sample was kept"
                 control = verdict.expected is Expectation.NONDETERMINISTIC
                 heading = _FAILED if not verdict.met else _CONTROL if control else _ALLOWED
-                yield heading, group, f"{verdict_words(verdict)}: {witness}"
+                yield heading, name, group, f"{verdict_words(verdict)}: {witness}"
             case Outcome.INCONCLUSIVE:
-                yield (_OPEN if is_open(verdict) else _UNKNOWN), group, reason
+                yield (_OPEN if is_open(verdict) else _UNKNOWN), name, group, reason
             case Outcome.UNSUPPORTED:
-                yield _UNSUPPORTED, group, reason
+                yield _UNSUPPORTED, name, group, reason
             case Outcome.ERROR:
-                yield _ERROR, group, reason
+                yield _ERROR, name, group, reason
             case Outcome.DETERMINISTIC:
                 pass
     for speed in speeds:
         for gate in speed.failed_gates:
-            yield _GATE, f"{speed.variant} {speed.shape} {speed.dtype}", gate
+            yield _GATE, speed.variant, f"{speed.variant} {speed.shape} {speed.dtype}", gate
 
 
 def environment_words(environment: Environment) -> str:

@@ -102,6 +102,23 @@ def test_groups_with_one_reason_share_a_note() -> None:
     assert note.where.count("run_to_run") == 6 and note.where.endswith(" and 3 more")
 
 
+def test_of_flips_that_were_expected_one_witness_is_enough() -> None:
+    flip: dict[str, Any] = {"outcome": Outcome.NONDETERMINISTIC, "expected": Expectation.NONDETERMINISTIC}
+    verdicts = [verdict(name, unique=unique, **flip) for name in ("streamk", "other") for unique in (2, 3)]
+    failed = [verdict("bad", Outcome.NONDETERMINISTIC, unique=unique) for unique in (2, 3)]
+    judgement = Judgement(verdicts=verdicts + failed, speeds=[], errors=[], exit_code=ExitCode.FAILED)
+    notes = words.notes(builders.record(judgement))
+    assert [(note.heading, len(note.groups)) for note in notes] == [
+        ("failed", 1),
+        ("failed", 1),
+        ("control flipped", 2),
+        ("control flipped", 2),
+    ]
+    assert notes[2].text.startswith(
+        "streamk 128x7168x1536 bf16 run_to_run is nondeterministic (2 unique of 50 samples, 6 flips): 1202 of 196608"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "heading"),
     [
