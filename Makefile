@@ -35,5 +35,5 @@ kernels-cuda: .venv/base.stamp
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/pyvenv.cfg
-	$(INSTALL) '.[dev]'
+	$(INSTALL) '.[dev,postgres]'
 	@touch .venv/base.stamp $@
