@@ -119,14 +119,40 @@ def github(tmp_path: Path) -> dict[str, str]:
     }
 
 
+def step(name: str, environment: dict[str, str], cwd: Path) -> int:
+    """The exit status of one of the action's steps."""
+    (found,) = [step for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"] if step["name"] == name]
+    assert found["env"].keys() <= environment.keys()
+    return run("bash", "--noprofile", "--norc", "-c", found["run"], env=environment, cwd=cwd).returncode
+
+
+@pytest.mark.parametrize(("extras", "wanted"), [("", "/repo"), ("gpu", "/repo[gpu]")])
+def test_the_action_installs_itself(tmp_path: Path, extras: str, wanted: str) -> None:
+    venv = tmp_path / "temp" / "farm"
+    python3 = tmp_path / "bin" / "python3"
+    python3.parent.mkdir()
+    # a Python that, asked for a virtual environment, makes one whose Python does nothing but note how it was called
+    python3.write_text(
+        f"#!/bin/sh\n[ \"$*\" = '-m venv --clear {venv}' ] || exit 9\nmkdir -p '{venv}/bin'\n"
+        f"printf '#!/bin/sh\\necho \"$@\" > {tmp_path}/call\\n' > '{venv}/bin/python'\nchmod +x '{venv}/bin/python'\n"
+    )
+    python3.chmod(0o755)
+    github = {
+        "PATH": f"{python3.parent}:{os.environ['PATH']}",
+        "RUNNER_TEMP": str(tmp_path / "temp"),
+        "GITHUB_ACTION_PATH": "/repo",
+        "EXTRAS": extras,
+    }
+    assert step("Install the farm", github, tmp_path) == 0
+    assert (tmp_path / "call").read_text() == f"-m pip install --quiet {wanted}\n"
+
+
 def submit(github: dict[str, str], cwd: Path) -> tuple[int, list[list[str]], str, str]:
     """Exit status of the action's step, the calls of `farm`, and what it wrote as output and as summary."""
-    (step,) = [step for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"] if step.get("id") == "submit"]
-    assert step["env"].keys() <= github.keys()
-    done = run("bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"], env=github, cwd=cwd)
+    status = step("Submit the spec", github, cwd)
     calls = [json.loads(line) for line in Path(github["CALLS"]).read_text().splitlines()]
     return (
-        done.returncode,
+        status,
         calls,
         Path(github["GITHUB_OUTPUT"]).read_text(),
         Path(github["GITHUB_STEP_SUMMARY"]).read_text(),
@@ -161,5 +187,5 @@ def test_inputs_are_data_and_never_shell(github: dict[str, str], tmp_path: Path)
 
 
 def test_no_step_of_the_action_lets_an_input_into_its_shell() -> None:
-    for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"]:
-        assert "${{" not in step["run"]
+    for found in yaml.safe_load(ACTION.read_text())["runs"]["steps"]:
+        assert "${{" not in found["run"]
