@@ -29,8 +29,7 @@ SkinnyPlan skinny_plan(const Problem &p) {
 
 int run_invariant(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
   if (p.m <= 128) return run_skinny(device, operands, p, skinny_plan(p), sm_count, stream);
-  const int tiles = (p.m + 127) / 128 * ((p.n + 127) / 128);
-  return run_wide(device, operands, p, p.segments == 1 && tiles >= 200 ? 2 : 1, sm_count, stream);
+  return run_wide(device, operands, p, sm_count, stream);
 }
 
 bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -91,10 +90,7 @@ int run(const farm_gemm *g) {
   const Operands operands{{g->a, g->m, g->k, g->lda}, {g->b, g->n, g->k, g->ldb}};
   const auto stream = static_cast<cudaStream_t>(g->stream);
   if (g->variant == FARM_INVARIANT) return run_invariant(plan.device, operands, p, plan.workers, stream);
-  if (!plan.streamk) {
-    const int big_tiles = (p.m + 255) / 256 * ((p.n + 127) / 128);
-    return run_wide(plan.device, operands, p, big_tiles >= plan.device.sm_count ? 2 : 1, plan.workers, stream);
-  }
+  if (!plan.streamk) return run_wide(plan.device, operands, p, plan.workers, stream);
   const size_t needed = streamk_workspace(p, plan.ordered, plan.workers);
   if (g->workspace_bytes < needed || (needed && !aligned(g->workspace)))
     return fail(FARM_WORKSPACE_TOO_SMALL, "workspace is " + std::to_string(g->workspace_bytes) + " bytes, needs " +

@@ -37,9 +37,8 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar, uint32_t rank) {
       : "memory");
 }
 
-// Arrives once this thread's earlier cp.async copies have landed; counts as one of the barrier's expected arrivals.
-__device__ __forceinline__ void barrier_arrive_after_copies(uint32_t bar) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
+__device__ __forceinline__ void barrier_arrive(uint32_t bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
@@ -82,9 +81,8 @@ constexpr uint64_t kEvictNormal = 0x1000000000000000ull;
 constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;
 constexpr uint64_t kEvictLast = 0x14F0000000000000ull;
 
-// Four bytes from global to shared memory, or zeros where `valid` is false. Needs no more than 4-byte alignment.
-__device__ __forceinline__ void copy_word(uint32_t dst, const float *src, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(valid ? 4 : 0) : "memory");
+__device__ __forceinline__ void store_shared(uint32_t address, float v) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
 }
 
 __device__ __forceinline__ float load_shared(uint32_t address) {
@@ -117,7 +115,7 @@ __device__ __forceinline__ void cluster_meet() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
 }
 
-// A value that all threads of a warp have, as one that the compiler knows to be so.
+// A value that all threads of a warp have, as one that the compiler knows to be so and does not compute anew each time.
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xFFFFFFFF, value, 0); }
 
 __device__ __forceinline__ float4 load_from_rank(uint32_t address, uint32_t rank) {
@@ -142,11 +140,6 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Counts for a named barrier without waiting for it.
-__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 template <int kRegisters>
 __device__ __forceinline__ void more_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -168,6 +161,46 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from using d before this point: that a wait makes it valid is nothing that it can see.
+template <int N>
+__device__ __forceinline__ void pin(float (&d)[N]) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) asm volatile("" : "+f"(d[j])::"memory");
+}
+
+// Runs `blocks` batches of wgmma with two sets of accumulators in turns, so that the tensor cores are at work on a batch
+// while finish() uses the results of the one before. start(d) issues and commits a batch, finish(d) takes its results.
+// The straight form matters: where ptxas cannot follow which set is in flight, it makes every wgmma wait for the last.
+template <int N, typename Start, typename Finish>
+__device__ __forceinline__ void alternate(int blocks, Start start, Finish finish) {
+  float even[N], odd[N];
+  start(even);
+  int i = 0;
+  for (; i + 2 < blocks; i += 2) {
+    start(odd);
+    wgmma_wait<1>();
+    pin(even);
+    finish(even);
+    start(even);
+    wgmma_wait<1>();
+    pin(odd);
+    finish(odd);
+  }
+  if (i + 1 < blocks) {
+    start(odd);
+    wgmma_wait<1>();
+    pin(even);
+    finish(even);
+    wgmma_wait<0>();
+    pin(odd);
+    finish(odd);
+  } else {
+    wgmma_wait<0>();
+    pin(even);
+    finish(even);
+  }
 }
 
 // d = a * b^T (+ d where `accumulate`): 64 x N x 32, e4m3 in shared memory, float in registers. Thread t of the

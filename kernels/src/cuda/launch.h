@@ -50,9 +50,8 @@ struct SkinnyPlan {
 int run_skinny(const Device &device, const Operands &operands, const Problem &p, const SkinnyPlan &plan, int sm_count,
                cudaStream_t stream);
 
-// Big tiles; `waves` times 128 tokens each. More than one segment needs waves == 1.
-int run_wide(const Device &device, const Operands &operands, const Problem &p, int waves, int sm_count,
-             cudaStream_t stream);
+// Tiles of 128 x 128, one CTA an SM.
+int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
 
 struct StreamKWorkspace {
   void *data;

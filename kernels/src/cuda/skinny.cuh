@@ -55,16 +55,23 @@ __device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weig
     tma_load(at.weights + stage * Shape::kWeightBytes, map_weights, at.full + stage * 8, (part.k_begin + i) * kBlockK,
              part.first_row, kEvictFirst);
   };
-  for (int i = 0; i < min(part.blocks, stages); ++i) load_weights(i, i);
+  int requested = min(part.blocks, stages);
+  for (int i = 0; i < requested; ++i) load_weights(i, i);
   wait_for_previous_kernel();
   let_next_kernel_start();
+  // Weights are asked for several blocks at a time, so that DRAM reads longer stretches of each row.
+  const int batch = stages >= 24 ? 8 : stages >= 8 ? 2 : 1;
   RingPosition ring;
   for (int i = 0; i < part.blocks; ++i, ring.advance(stages)) {
-    const uint32_t full = at.full + ring.stage * 8, dst = at.tokens + ring.stage * Shape::kTokenBytes;
-    if (i >= stages) {
-      barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
-      load_weights(ring.stage, i);
+    if (i == requested) {
+      requested = min(requested + batch, part.blocks);
+      RingPosition next = ring;
+      for (int j = i; j < requested; ++j, next.advance(stages)) {
+        barrier_wait(at.empty + next.stage * 8, next.phase ^ 1);
+        load_weights(next.stage, j);
+      }
     }
+    const uint32_t full = at.full + ring.stage * 8, dst = at.tokens + ring.stage * Shape::kTokenBytes;
     const int k = (part.k_begin + i) * kBlockK;
     if (share == 1)
       tma_load(dst, map_tokens, full, k, part.first_token, kEvictLast);
@@ -73,26 +80,46 @@ __device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weig
   }
 }
 
-// One warp loads scales, which may lie at any multiple of four bytes.
+// One warp brings the scales, which may lie at any multiple of four bytes, by plain loads several blocks ahead: cp.async
+// of four bytes a lane took 60 ns an instruction here and set the pace of the whole kernel.
 template <typename Shape>
 __device__ __forceinline__ void skinny_load_scales(const Problem &p, const SkinnyLayout &at, int stages,
                                                    const SkinnyPart &part) {
-  constexpr int kTokens = Shape::kScaleFloats - 4, kCopies = (kTokens + 31) / 32;
-  const int lane = threadIdx.x % 32, first = part.first_token + lane;
-  const float *scale_a = p.scale_a + part.k_begin * p.ld_scale_a + first;
-  const float *scale_b =
-      p.scale_b + min(part.first_row, p.n - 1) / kScaleRows * p.ld_scale_b + part.k_begin;
-  wait_for_previous_kernel();
-  RingPosition ring;
-  for (int i = 0; i < part.blocks; ++i, ring.advance(stages), scale_a += p.ld_scale_a, ++scale_b) {
-    if (i >= stages) barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
-    const uint32_t scales = at.scales + ring.stage * Shape::kScaleFloats * 4;
+  constexpr int kTokens = Shape::kScaleFloats - 4, kLoads = (kTokens + 31) / 32, kAhead = kLoads == 4 ? 4 : 8;
+  const int lane = threadIdx.x % 32, tokens = kTokens < 32 ? min(kTokens, p.m - part.first_token) : p.m - part.first_token;
+  const float *scale_a = p.scale_a + part.k_begin * p.ld_scale_a + part.first_token + lane;
+  const float *scale_b = p.scale_b + min(part.first_row, p.n - 1) / kScaleRows * p.ld_scale_b + part.k_begin;
+  float a[kAhead][kLoads] = {}, b[kAhead];
+  int loaded = 0;
+  auto load = [&](int u) {
 #pragma unroll
-    for (int c = 0; c < kCopies; ++c)
-      if (kTokens >= 32 || lane < kTokens)
-        copy_word(scales + (lane + c * 32) * 4, scale_a + c * 32, first + c * 32 < p.m);
-    if (lane == 0) copy_word(scales + kTokens * 4, scale_b, true);
-    barrier_arrive_after_copies(at.full + ring.stage * 8);
+    for (int r = 0; r < kLoads; ++r)
+      if (lane + r * 32 < tokens) a[u][r] = scale_a[r * 32];
+    b[u] = *scale_b;
+    if (++loaded < part.blocks) {
+      scale_a += p.ld_scale_a;
+      ++scale_b;
+    }
+  };
+  wait_for_previous_kernel();
+#pragma unroll
+  for (int u = 0; u < kAhead; ++u) load(u);
+  RingPosition ring;
+  for (int i = 0; i < part.blocks; i += kAhead) {
+#pragma unroll
+    for (int u = 0; u < kAhead; ++u) {
+      if (i + u >= part.blocks) return;
+      if (i + u >= stages) barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+      const uint32_t to = at.scales + ring.stage * Shape::kScaleFloats * 4;
+#pragma unroll
+      for (int r = 0; r < kLoads; ++r)
+        if (kTokens >= 32 || lane < kTokens) store_shared(to + (lane + r * 32) * 4, a[u][r]);
+      if (lane == 0) store_shared(to + kTokens * 4, b[u]);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(at.full + ring.stage * 8);
+      ring.advance(stages);
+      load(u);
+    }
   }
 }
 
@@ -106,12 +133,8 @@ class SkinnyConsumer {
         first_peer_(cluster_rank() / share * share) {}
 
   __device__ __forceinline__ void sum_blocks(int blocks) {
-    float even[kTokens / 2], odd[kTokens / 2];
-    start(even);
-    for (int i = 0; i < blocks; i += 2) {
-      finish(even, i + 1 < blocks, odd);
-      if (i + 1 < blocks) finish(odd, i + 2 < blocks, even);
-    }
+    alternate<kTokens / 2>(
+        blocks, [this](Partial &d) { start(d); }, [this](Partial &d) { finish(d); });
   }
 
   __device__ __forceinline__ void store_partials() const {
@@ -120,23 +143,22 @@ class SkinnyConsumer {
 #pragma unroll
     for (int j = 0; j < kTokens / 2; ++j) {
       const int token = warp_ / 4 * kTokens + j / 4 * 8 + 2 * (lane_ % 4) + j % 2;
-      const uint32_t dst = at_.weights + (token * Shape::kPartialStride + row + j / 2 % 2 * 8) * 4;
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(dst), "f"(sum_[j]) : "memory");
+      store_shared(at_.weights + (token * Shape::kPartialStride + row + j / 2 % 2 * 8) * 4, sum_[j]);
     }
   }
 
  private:
   static constexpr int kTokens = Shape::kGroupTokens;
 
+  using Partial = float[kTokens / 2];
+
   // Sets the tensor cores to work on the ring's next block.
-  __device__ __forceinline__ void start(float (&partial)[kTokens / 2]) {
+  __device__ __forceinline__ void start(Partial &partial) {
     barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
     const uint64_t weights = operand(at_.weights + loaded_.stage * Shape::kWeightBytes);
     const uint64_t tokens =
         operand(at_.tokens + loaded_.stage * Shape::kTokenBytes + warp_ / 4 * kTokens * kBlockK);
     loaded_.advance(stages_);
-#pragma unroll
-    for (int j = 0; j < kTokens / 2; ++j) asm volatile("" : "+f"(partial[j])::"memory");
     wgmma_begin();
 #pragma unroll
     for (int step = 0; step < kBlockK / 32; ++step)
@@ -144,8 +166,8 @@ class SkinnyConsumer {
     wgmma_commit();
   }
 
-  // Starts the block after this one, if there is one, then promotes this one's partial sums.
-  __device__ __forceinline__ void finish(float (&partial)[kTokens / 2], bool more, float (&next)[kTokens / 2]) {
+  // Adds a block's partial sums to the sum and gives its stage back.
+  __device__ __forceinline__ void finish(Partial &partial) {
     const uint32_t scales = at_.scales + done_.stage * Shape::kScaleFloats * 4;
     const float scale_b = load_shared(scales + (Shape::kScaleFloats - 4) * 4);
     float2 scale[kTokens / 8];
@@ -154,22 +176,14 @@ class SkinnyConsumer {
       const float2 a = load_shared_pair(scales + (warp_ / 4 * kTokens + 8 * j + 2 * (lane_ % 4)) * 4);
       scale[j] = make_float2(block_scale(a.x, scale_b), block_scale(a.y, scale_b));
     }
-    if (more) {
-      start(next);
-      wgmma_wait<1>();
-    } else {
-      wgmma_wait<0>();
-    }
     if (lane_ < share_) barrier_arrive(at_.empty + done_.stage * 8, first_peer_ + lane_);
     done_.advance(stages_);
 #pragma unroll
-    for (int j = 0; j < kTokens / 2; ++j) {
-      asm volatile("" : "+f"(partial[j])::"memory");
+    for (int j = 0; j < kTokens / 2; ++j)
       sum_[j] = promote(sum_[j], partial[j], j % 2 ? scale[j / 4].y : scale[j / 4].x);
-    }
   }
 
-  const SkinnyLayout &at_;
+  const SkinnyLayout at_;
   int stages_, share_, warp_, lane_;
   uint32_t first_peer_;
   RingPosition loaded_, done_;
@@ -222,7 +236,7 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads)
   using Shape = SkinnyShape<kTokens>;
   extern __shared__ uint8_t smem[];
   SkinnyLayout at;
-  at.weights = (smem_address(smem) + 1023) & ~1023u;
+  at.weights = uniform((smem_address(smem) + 1023) & ~1023u);
   at.tokens = at.weights + stages * Shape::kWeightBytes;
   at.scales = at.weights + max(stages * Shape::kStageBytes, Shape::kPartialBytes);
   at.full = at.scales + stages * Shape::kScaleFloats * 4;
@@ -239,7 +253,7 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads)
     prefetch_map(&map_weights);
     prefetch_map(&map_tokens);
     for (int s = 0; s < stages; ++s) {
-      barrier_init(at.full + s * 8, 1 + 32);
+      barrier_init(at.full + s * 8, 2);
       barrier_init(at.empty + s * 8, share * Shape::kConsumers / 32);
     }
     barrier_init_fence();

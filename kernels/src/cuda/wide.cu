@@ -11,7 +11,7 @@ template <typename Shape>
 int run(const Device &device, const Operands &operands, const Problem &p, const StreamK &streamk, int sm_count,
         bool after_kernel, cudaStream_t stream) {
   CUtensorMap map_a, map_b;
-  if (const int status = tensor_map(&map_a, operands.a, Shape::kTileM / Shape::kClusterN)) return status;
+  if (const int status = tensor_map(&map_a, operands.a, kTileM / Shape::kClusterN)) return status;
   if (const int status = tensor_map(&map_b, operands.b, kTileN / Shape::kClusterM)) return status;
   constexpr int kSize = Shape::kClusterM * Shape::kClusterN;
   Launch config{dim3(1), kWideThreads, kSize, Shape::kSmemBytes, stream, after_kernel};
@@ -19,7 +19,7 @@ int run(const Device &device, const Operands &operands, const Problem &p, const 
   int clusters = sm_count;  // stream-K: the workspace is laid out for just so many workers
   if constexpr (Shape::kWork != Work::kStreamK) {
     if (const int status = resident_clusters(device, kernel, config, sm_count, &clusters)) return status;
-    clusters = std::min(clusters, Schedule<Shape>::ceil_div(p.m, Shape::kTileM * Shape::kClusterM) *
+    clusters = std::min(clusters, Schedule<Shape>::ceil_div(p.m, kTileM * Shape::kClusterM) *
                                       Schedule<Shape>::ceil_div(p.n, kTileN * Shape::kClusterN));
   }
   config.grid = dim3(clusters * kSize);
@@ -28,7 +28,7 @@ int run(const Device &device, const Operands &operands, const Problem &p, const 
 }
 
 StreamK split(const Problem &p, int workers) {
-  const int tiles = (p.m + 127) / 128 * ((p.n + kTileN - 1) / kTileN);
+  const int tiles = (p.m + kTileM - 1) / kTileM * ((p.n + kTileN - 1) / kTileN);
   const int waves = tiles / workers, rest = tiles % workers;
   // A remainder is split together with the last full wave, so that no worker ends up with a sliver.
   const int whole = rest == 0 ? tiles : std::max(0, waves - 1) * workers;
@@ -40,23 +40,28 @@ size_t partials_bytes(const StreamK &s, bool ordered, int workers) {
   return (ordered ? size_t(workers) * 2 : size_t(s.split_tiles)) * kPartialFloats * sizeof(float);
 }
 
+// No more workers than K blocks: one with nothing to do would be waited for.
+int useful_workers(const Problem &p, int workers) {
+  const int64_t tiles = int64_t((p.m + kTileM - 1) / kTileM) * ((p.n + kTileN - 1) / kTileN);
+  return static_cast<int>(std::min<int64_t>(workers, tiles * p.k_blocks));
+}
+
 }  // namespace
 
-int run_wide(const Device &device, const Operands &operands, const Problem &p, int waves, int sm_count,
-             cudaStream_t stream) {
-  if (p.segments > 1)
-    return run<WideShape<1, 2, 2, Work::kSegments>>(device, operands, p, {}, sm_count, true, stream);
-  if (waves == 1) return run<WideShape<1, 2, 1, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
-  return run<WideShape<2, 1, 2, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
+int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
+  if (p.segments > 1) return run<WideShape<1, 2, Work::kSegments>>(device, operands, p, {}, sm_count, true, stream);
+  return run<WideShape<1, 2, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
 }
 
 size_t streamk_workspace(const Problem &p, bool ordered, int workers) {
+  workers = useful_workers(p, workers);
   const StreamK s = split(p, workers);
   return partials_bytes(s, ordered, workers) + s.split_tiles * sizeof(int);
 }
 
 int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
                 const StreamKWorkspace &workspace, cudaStream_t stream) {
+  workers = useful_workers(p, workers);
   StreamK s = split(p, workers);
   const size_t partials = partials_bytes(s, ordered, workers), arrivals = s.split_tiles * sizeof(int);
   s.ordered = ordered;
@@ -68,7 +73,7 @@ int run_streamk(const Device &device, const Operands &operands, const Problem &p
                                       : cudaMemsetAsync(s.partials, 0, partials + arrivals, stream);
     if (error != cudaSuccess) return fail(FARM_LAUNCH_FAILED, cudaGetErrorString(error));
   }
-  return run<WideShape<1, 1, 1, Work::kStreamK>>(device, operands, p, s, workers, false, stream);
+  return run<WideShape<1, 1, Work::kStreamK>>(device, operands, p, s, workers, false, stream);
 }
 
 }  // namespace farm

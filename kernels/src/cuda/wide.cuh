@@ -1,8 +1,8 @@
 // Many tokens: big tiles, one CTA an SM, tensor cores kept busy.
 //
-// A tile is 128 or 256 tokens by 128 rows of weights. A producer warpgroup fills a ring of shared-memory stages by TMA;
-// two consumer warpgroups each own half of the tokens and take turns on the tensor cores: while one promotes a block's
-// partial sums with the scales, the other multiplies. CTAs of a cluster share what they load by multicast, since
+// A tile is 128 tokens by 128 rows of weights. A producer thread fills a ring of shared-memory stages by TMA; two consumer
+// warpgroups own half of the tokens each, and two sets of accumulators: while one set's partial sums are promoted with
+// the scales, the tensor cores fill the other. CTAs of a cluster share what they load by multicast, since
 // L2 could not feed 132 SMs with tiles of this size one by one. Results go from registers to memory, after a 4x4
 // transposition inside each quad of lanes that makes every store 16 bytes.
 #pragma once
@@ -25,26 +25,24 @@ struct StreamK {
   int *arrivals;    // [split_tiles], zero at launch
 };
 
-constexpr int kTileN = 128;
+constexpr int kTileM = 128, kTileN = 128;
 constexpr int kWideConsumers = 256;
 constexpr int kWideThreads = kWideConsumers + 128;
-constexpr int kTurn = 2;  // named barriers 2 and 3: the turn of warpgroup 0 and 1 to issue to the tensor cores
 constexpr int kPartialFloats = 64 * kWideConsumers;
 
-template <int kWaves_, int kClusterM_, int kClusterN_, Work kWork_>
+template <int kClusterM_, int kClusterN_, Work kWork_>
 struct WideShape {
-  static constexpr int kWaves = kWaves_, kClusterM = kClusterM_, kClusterN = kClusterN_;
+  static constexpr int kClusterM = kClusterM_, kClusterN = kClusterN_;
   static constexpr Work kWork = kWork_;
-  static constexpr int kTileM = kWaves * 128;
   static constexpr int kBytesA = kTileM * kBlockK, kBytesB = kTileN * kBlockK;
-  static constexpr int kScaleFloats = kTileM + 4;  // the rows' scales, then the weights'
-  static constexpr int kStages = kWaves == 2 ? 4 : 6;
+  static constexpr int kStages = kWork == Work::kSegments ? 5 : 6;
   static constexpr int kPeers = kClusterM + kClusterN - 1;  // CTAs that share a load with this one, itself included
-  static constexpr int kSmemBytes = 1024 + kStages * (kBytesA + kBytesB + kScaleFloats * 4 + 16) + 16;
+  static constexpr int kTotalBytes = kWork == Work::kSegments ? kPartialFloats * 4 : 0;  // sums of earlier segments
+  static constexpr int kSmemBytes = 1024 + kStages * (kBytesA + kBytesB + 16) + kTotalBytes;
 };
 
 struct WideLayout {
-  uint32_t a, b, scales, full, empty;  // addresses in shared memory
+  uint32_t a, b, totals, full, empty;  // addresses in shared memory
 };
 
 struct Piece {
@@ -67,7 +65,7 @@ class Schedule {
     constexpr int kSize = Shape::kClusterM * Shape::kClusterN;
     rank_m_ = rank / Shape::kClusterN;
     rank_n_ = rank % Shape::kClusterN;
-    tiles_m_ = ceil_div(p.m, Shape::kTileM * Shape::kClusterM);
+    tiles_m_ = ceil_div(p.m, kTileM * Shape::kClusterM);
     tiles_n_ = ceil_div(p.n, kTileN * Shape::kClusterN);
     next_ = blockIdx.x / kSize;
     step_ = gridDim.x / kSize;
@@ -107,11 +105,11 @@ class Schedule {
  private:
   // Bands of kBand tiles along m are swept along n, so that the tiles in flight share operands in L2.
   __device__ void place(Piece &piece, int index) const {
-    constexpr int kBand = Shape::kTileM * Shape::kClusterM >= 512 ? 4 : 2048 / (Shape::kTileM * Shape::kClusterM);
+    constexpr int kBand = 2048 / (kTileM * Shape::kClusterM);
     const int band = index / (kBand * tiles_n_), inside = index % (kBand * tiles_n_);
     const int height = min(kBand, tiles_m_ - band * kBand);
     const int m = band * kBand + inside % height, n = inside / height;
-    piece.first_row = (m * Shape::kClusterM + rank_m_) * Shape::kTileM;
+    piece.first_row = (m * Shape::kClusterM + rank_m_) * kTileM;
     piece.first_column = (n * Shape::kClusterN + rank_n_) * kTileN;
   }
 
@@ -124,7 +122,7 @@ template <typename Shape>
 __device__ __forceinline__ void wide_load_operands(const CUtensorMap *map_a, const CUtensorMap *map_b,
                                                    const WideLayout &at, Schedule<Shape> schedule) {
   const int rank = cluster_rank(), rank_m = rank / Shape::kClusterN, rank_n = rank % Shape::kClusterN;
-  constexpr int kRowsA = Shape::kTileM / Shape::kClusterN, kRowsB = kTileN / Shape::kClusterM;
+  constexpr int kRowsA = kTileM / Shape::kClusterN, kRowsB = kTileN / Shape::kClusterM;
   uint16_t mask_a = 0, mask_b = 0;
 #pragma unroll
   for (int i = 0; i < Shape::kClusterN; ++i) mask_a |= 1 << (rank_m * Shape::kClusterN + i);
@@ -152,67 +150,80 @@ __device__ __forceinline__ void wide_load_operands(const CUtensorMap *map_a, con
   }
 }
 
-template <typename Shape>
-__device__ __forceinline__ void wide_load_scales(const Problem &p, const WideLayout &at, Schedule<Shape> schedule) {
-  const int lane = threadIdx.x % 32;
-  RingPosition ring;
-  Piece piece;
-  while (schedule.next(piece)) {
-    const int first = piece.first_row + lane;
-    const float *scale_a = p.scale_a + piece.k_begin * p.ld_scale_a + first;
-    const float *scale_b =
-        p.scale_b + min(piece.first_column, p.n - 1) / kScaleRows * p.ld_scale_b + piece.k_begin;
-    for (int block = piece.k_begin; block < piece.k_end; ++block, ring.advance(Shape::kStages)) {
-      barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
-      const uint32_t scales = at.scales + ring.stage * Shape::kScaleFloats * 4 + lane * 4;
-#pragma unroll
-      for (int i = 0; i < Shape::kTileM; i += 32) copy_word(scales + i * 4, scale_a + i, first + i < p.m);
-      if (lane == 0) copy_word(scales + Shape::kTileM * 4, scale_b, true);
-      scale_a += p.ld_scale_a;
-      ++scale_b;
-      barrier_arrive_after_copies(at.full + ring.stage * 8);
-    }
-  }
+// This thread's first row within the tile; its second is eight further.
+__device__ __forceinline__ int wide_row() {
+  return threadIdx.x / 128 * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
 }
 
-// sum += this warpgroup's rows of A times B over `blocks` blocks, which the ring delivers.
+// One thread of the consumers: what the ring delivers, summed up block by block.
 template <typename Shape>
-__device__ __forceinline__ void wide_accumulate(const WideLayout &at, RingPosition &ring, int blocks,
-                                                float (&sum)[Shape::kWaves][64]) {
-  const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
-  const int group = warp / 4, first_row = group * 64 * Shape::kWaves, row = first_row + warp % 4 * 16 + lane / 4;
-  const int rank = cluster_rank(), rank_m = rank / Shape::kClusterN, rank_n = rank % Shape::kClusterN;
-  // Lane i tells peer i that a stage is free: the CTAs of this row of the cluster, then the others of this column.
-  const int other = lane - Shape::kClusterN;
-  const int peer = lane < Shape::kClusterN ? rank_m * Shape::kClusterN + lane
-                                           : (other + (other >= rank_m ? 1 : 0)) * Shape::kClusterN + rank_n;
-  for (int i = 0; i < blocks; ++i, ring.advance(Shape::kStages)) {
-    barrier_wait(at.full + ring.stage * 8, ring.phase);
-    const uint64_t b = operand(at.b + ring.stage * Shape::kBytesB);
-    const uint32_t scales = at.scales + ring.stage * Shape::kScaleFloats * 4;
-#pragma unroll
-    for (int w = 0; w < Shape::kWaves; ++w) {
-      const uint64_t a = operand(at.a + ring.stage * Shape::kBytesA + (first_row + w * 64) * kBlockK);
-      float partial[64];
-      named_barrier(kTurn + group, kWideConsumers);
-      wgmma_begin();
-#pragma unroll
-      for (int step = 0; step < kBlockK / 32; ++step) wgmma<kTileN>(partial, a + step * 2, b + step * 2, step > 0);
-      wgmma_commit();
-      named_barrier_arrive(kTurn + 1 - group, kWideConsumers);
-      const float scale_b = load_shared(scales + Shape::kTileM * 4);
-      const float scale_low = block_scale(load_shared(scales + (row + w * 64) * 4), scale_b);
-      const float scale_high = block_scale(load_shared(scales + (row + w * 64 + 8) * 4), scale_b);
-      wgmma_wait<0>();
-      if (w == Shape::kWaves - 1 && lane < Shape::kPeers) barrier_arrive(at.empty + ring.stage * 8, peer);
-#pragma unroll
-      for (int j = 0; j < 64; ++j) {
-        asm volatile("" : "+f"(partial[j])::"memory");
-        sum[w][j] = promote(sum[w][j], partial[j], j / 2 % 2 ? scale_high : scale_low);
-      }
-    }
+class WideConsumer {
+ public:
+  __device__ __forceinline__ WideConsumer(const Problem &p, const WideLayout &at)
+      : p_(p), at_(at), group_(uniform(threadIdx.x / 128)), lane_(threadIdx.x % 32) {
+    const int rank = cluster_rank(), rank_m = rank / Shape::kClusterN, rank_n = rank % Shape::kClusterN;
+    // Lane i tells peer i that a stage is free: the CTAs of this row of the cluster, then the others of this column.
+    const int other = lane_ - Shape::kClusterN;
+    peer_ = lane_ < Shape::kClusterN ? rank_m * Shape::kClusterN + lane_
+                                     : (other + (other >= rank_m ? 1 : 0)) * Shape::kClusterN + rank_n;
   }
-}
+
+  // Points at the scales of a piece and asks for those of its first block.
+  __device__ __forceinline__ void begin(const Piece &piece) {
+    const float *scale_a = p_.scale_a + piece.k_begin * p_.ld_scale_a;
+    low_ = scale_a + min(piece.first_row + wide_row(), p_.m - 1);
+    high_ = scale_a + min(piece.first_row + wide_row() + 8, p_.m - 1);
+    b_ = p_.scale_b + min(piece.first_column, p_.n - 1) / kScaleRows * p_.ld_scale_b + piece.k_begin;
+    left_ = piece.k_end - piece.k_begin;
+    load_scales();
+  }
+
+  // sum += the next `blocks` blocks.
+  __device__ __forceinline__ void accumulate(int blocks, float (&sum)[64]) {
+    alternate<64>(
+        blocks, [this](float(&d)[64]) { start(d); }, [this, &sum](float(&d)[64]) { finish(d, sum); });
+  }
+
+ private:
+  __device__ __forceinline__ void start(float (&partial)[64]) {
+    barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
+    const uint64_t a = operand(at_.a + loaded_.stage * Shape::kBytesA + group_ * 64 * kBlockK);
+    const uint64_t b = operand(at_.b + loaded_.stage * Shape::kBytesB);
+    loaded_.advance(Shape::kStages);
+    wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < kBlockK / 32; ++step) wgmma<kTileN>(partial, a + step * 2, b + step * 2, step > 0);
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void finish(float (&partial)[64], float (&sum)[64]) {
+    if (lane_ < Shape::kPeers) barrier_arrive(at_.empty + done_.stage * 8, peer_);
+    done_.advance(Shape::kStages);
+    const float low = block_scale(scale_low_, scale_b_), high = block_scale(scale_high_, scale_b_);
+    if (--left_ > 0) {
+      low_ += p_.ld_scale_a;
+      high_ += p_.ld_scale_a;
+      ++b_;
+      load_scales();
+    }
+#pragma unroll
+    for (int j = 0; j < 64; ++j) sum[j] = promote(sum[j], partial[j], j / 2 % 2 ? high : low);
+  }
+
+  // Of the block after the one at hand, which takes longer to multiply than these take to arrive.
+  __device__ __forceinline__ void load_scales() {
+    scale_low_ = __ldg(low_);
+    scale_high_ = __ldg(high_);
+    scale_b_ = __ldg(b_);
+  }
+
+  const Problem &p_;
+  const WideLayout at_;
+  int group_, lane_, peer_, left_;
+  RingPosition loaded_, done_;
+  const float *low_, *high_, *b_;
+  float scale_low_, scale_high_, scale_b_;
+};
 
 // Lane q of each quad ends with element q of all four lanes.
 __device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
@@ -229,7 +240,8 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
   }
 }
 
-__device__ __forceinline__ void store_rows(const Problem &p, int row, int first_column, const float (&v)[64]) {
+__device__ __forceinline__ void store_tile(const Problem &p, const Piece &piece, const float (&v)[64]) {
+  const int row = piece.first_row + wide_row(), first_column = piece.first_column;
   const int quad = threadIdx.x % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -255,15 +267,6 @@ __device__ __forceinline__ void store_rows(const Problem &p, int row, int first_
       }
     }
   }
-}
-
-template <typename Shape>
-__device__ __forceinline__ void store_tile(const Problem &p, const Piece &piece,
-                                           const float (&v)[Shape::kWaves][64]) {
-  const int row = piece.first_row + threadIdx.x / 128 * 64 * Shape::kWaves + threadIdx.x % 128 / 32 * 16 +
-                  threadIdx.x % 32 / 4;
-#pragma unroll
-  for (int w = 0; w < Shape::kWaves; ++w) store_rows(p, row + w * 64, piece.first_column, v[w]);
 }
 
 // Leaves a partial tile in the workspace. True in the worker that came last, which then holds the whole sum.
@@ -302,33 +305,40 @@ __device__ __forceinline__ bool join_streamk(const Problem &p, const StreamK &st
   return true;
 }
 
+// The segments of a tile, added in order. Between segments the sum waits in shared memory: there is no room for a fourth
+// set of registers.
+template <typename Shape>
+__device__ __forceinline__ void sum_segments(const Problem &p, const WideLayout &at, WideConsumer<Shape> &consumer,
+                                             float (&sum)[64]) {
+  const uint32_t mine = at.totals + threadIdx.x * 4;
+  for (int s = 0; s < p.segments; ++s) {
+#pragma unroll
+    for (int j = 0; j < 64; ++j) sum[j] = 0.f;
+    consumer.accumulate(
+        segment_begin(p.k_blocks, p.segments, s + 1) - segment_begin(p.k_blocks, p.segments, s), sum);
+#pragma unroll
+    for (int j = 0; j < 64; ++j) {
+      if (s > 0) sum[j] = __fadd_rn(load_shared(mine + j * kWideConsumers * 4), sum[j]);
+      if (s + 1 < p.segments) store_shared(mine + j * kWideConsumers * 4, sum[j]);
+    }
+  }
+}
+
 template <typename Shape>
 __device__ __forceinline__ void wide_consume(const Problem &p, const StreamK &streamk, const WideLayout &at, int *last,
                                              Schedule<Shape> schedule) {
-  if (threadIdx.x >= 128) named_barrier_arrive(kTurn, kWideConsumers);  // warpgroup 0 begins
-  RingPosition ring;
+  WideConsumer<Shape> consumer(p, at);
   Piece piece;
   while (schedule.next(piece)) {
-    float sum[Shape::kWaves][64] = {};
-    if constexpr (Shape::kWork == Work::kSegments) {
-      static_assert(Shape::kWaves == 1, "a third set of accumulators fits beside one wave only");
-      float total[1][64];
-      for (int s = 0; s < p.segments; ++s) {
-        const int begin = segment_begin(p.k_blocks, p.segments, s), end = segment_begin(p.k_blocks, p.segments, s + 1);
-        wide_accumulate<Shape>(at, ring, end - begin, sum);
-#pragma unroll
-        for (int j = 0; j < 64; ++j) {
-          total[0][j] = s == 0 ? sum[0][j] : __fadd_rn(total[0][j], sum[0][j]);
-          sum[0][j] = 0.f;
-        }
-      }
-      store_tile<Shape>(p, piece, total);
-    } else {
-      wide_accumulate<Shape>(at, ring, piece.k_end - piece.k_begin, sum);
-      if constexpr (Shape::kWork == Work::kStreamK)
-        if (piece.split_tile >= 0 && !join_streamk(p, streamk, piece, last, sum[0])) continue;
-      store_tile<Shape>(p, piece, sum);
-    }
+    consumer.begin(piece);
+    float sum[64] = {};
+    if constexpr (Shape::kWork == Work::kSegments)
+      sum_segments<Shape>(p, at, consumer, sum);
+    else
+      consumer.accumulate(piece.k_end - piece.k_begin, sum);
+    if constexpr (Shape::kWork == Work::kStreamK)
+      if (piece.split_tile >= 0 && !join_streamk(p, streamk, piece, last, sum)) continue;
+    store_tile(p, piece, sum);
   }
 }
 
@@ -340,16 +350,16 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   extern __shared__ uint8_t smem[];
   __shared__ int last;
   WideLayout at;
-  at.a = (smem_address(smem) + 1023) & ~1023u;
+  at.a = uniform((smem_address(smem) + 1023) & ~1023u);
   at.b = at.a + Shape::kStages * Shape::kBytesA;
-  at.scales = at.b + Shape::kStages * Shape::kBytesB;
-  at.full = at.scales + Shape::kStages * Shape::kScaleFloats * 4;
+  at.totals = at.b + Shape::kStages * Shape::kBytesB;
+  at.full = at.totals + Shape::kTotalBytes;
   at.empty = at.full + Shape::kStages * 8;
   if (threadIdx.x == 0) {
     prefetch_map(&map_a);
     prefetch_map(&map_b);
     for (int s = 0; s < Shape::kStages; ++s) {
-      barrier_init(at.full + s * 8, 1 + 32);
+      barrier_init(at.full + s * 8, 1);
       barrier_init(at.empty + s * 8, Shape::kPeers * kWideConsumers / 32);
     }
     barrier_init_fence();
@@ -362,14 +372,11 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     __syncthreads();
 
   const Schedule<Shape> schedule(p, streamk);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   if (threadIdx.x >= kWideConsumers) {
     fewer_registers<40>();
-    wait_for_previous_kernel();
-    let_next_kernel_start();
-    if (threadIdx.x == kWideConsumers)
-      wide_load_operands<Shape>(&map_a, &map_b, at, schedule);
-    else if (threadIdx.x / 32 == kWideConsumers / 32 + 1)
-      wide_load_scales<Shape>(p, at, schedule);
+    if (threadIdx.x == kWideConsumers) wide_load_operands<Shape>(&map_a, &map_b, at, schedule);
   } else {
     more_registers<232>();
     wide_consume<Shape>(p, streamk, at, &last, schedule);
