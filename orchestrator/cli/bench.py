@@ -20,11 +20,11 @@ def bench(
 ) -> None:
     """Measure the counting rate, and the farm's CPU kernels beside torch's float32 product."""
     from orchestrator.bench import bench_cpu_document
-    from orchestrator.cli.output import console, print_json
+    from orchestrator.cli.output import console, print_json, write_file
 
     document = bench_cpu_document()
     if output is not None:
-        output.write_text(json.dumps(document, indent=2) + "\n")
+        write_file(output, json.dumps(document, indent=2) + "\n")
     if as_json:
         print_json("bench", document)
         return

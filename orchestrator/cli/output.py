@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from specs.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,3 +38,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user asked for. Raises UsageError where that can't be done."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror}") from error

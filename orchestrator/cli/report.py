@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Json
+from orchestrator.cli.output import write_file
 from orchestrator.cli.run_argument import RunArgument
-from specs.errors import UsageError
 
 if TYPE_CHECKING:
     from specs.result import RunRecord
@@ -38,10 +38,7 @@ def report(
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"can't write {output}: {error.strerror}") from error
+    write_file(output, text)
 
 
 def _render(record: RunRecord, wanted: Format) -> str:

@@ -63,7 +63,7 @@ def resume(
 
 
 def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path | None, html: Path | None) -> NoReturn:
-    from orchestrator.cli.output import console, print_json
+    from orchestrator.cli.output import console, print_json, write_file
     from orchestrator.execute import execute
     from orchestrator.progress import showing
     from orchestrator.report.html import render_html
@@ -83,9 +83,9 @@ def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path
         err.print(f"interrupted: go on with farm resume {run_id}", markup=False)
         raise
     if junit is not None:
-        junit.write_text(render_junit(record))
+        write_file(junit, render_junit(record))
     if html is not None:
-        html.write_text(render_html(record))
+        write_file(html, render_html(record))
     if as_json:
         print_json("run", record.model_dump(mode="json"))
     else:
