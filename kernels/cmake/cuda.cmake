@@ -13,6 +13,7 @@ endif()
 add_library(farm_cuda SHARED
   src/cuda/gemm.cu
   src/cuda/launch.cu
+  src/cuda/observe.cu
   src/cuda/skinny.cu
   src/cuda/wide.cu)
 
