@@ -28,6 +28,7 @@ from workers.errors import BuildError
 Backend = Literal["cpu", "cuda"]
 
 _FLAG_VARIABLES = ("CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
+_NOT_FOR_CMAKE = set('";\\\n')
 _LAST_LINES = 30
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _CUDA_COMPILE_BYTES = 4 << 30  # memory that one CUTLASS instantiation takes
@@ -75,6 +76,11 @@ def build(backend: Backend, *, jobs: int | None = None, source: Path | None = No
     """
     recipe = _recipe(backend, source or kernels_folder())
     cache = cache_folder()
+    if set(str(cache)) & _NOT_FOR_CMAKE:
+        raise BuildError(
+            f"the kernel cache is {str(cache)!r}; CMake takes no folder with a quote, semicolon, backslash or newline "
+            "in its name: set FARM_CACHE_DIR to another"
+        )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         final = cache / f"{backend}-{recipe.key}"

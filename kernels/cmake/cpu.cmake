@@ -12,8 +12,9 @@ add_library(farm_cpu SHARED
   src/cpu/tile.cpp
   src/cpu/variants.cpp)
 
-# -ffp-contract=off: where a multiply-add is fused is part of the result, so the source alone decides it.
-set(FARM_CPU_FLAGS -O3 -ffp-contract=off -Wall -Wextra)
+# Where a multiply-add is fused, and in which order sums are taken, is part of the result: the source alone decides it,
+# whatever CXXFLAGS say.
+set(FARM_CPU_FLAGS -O3 -fno-fast-math -ffp-contract=off -Wall -Wextra)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   target_sources(farm_cpu PRIVATE src/cpu/micro_avx2.cpp src/cpu/micro_avx512.cpp)
@@ -23,7 +24,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")
 endif()
 
-string(JOIN " " FARM_CPU_FLAGS_TEXT ${FARM_CPU_FLAGS})
+string(JOIN " " FARM_CPU_FLAGS_TEXT ${CMAKE_CXX_FLAGS} ${FARM_CPU_FLAGS})
 target_compile_options(farm_cpu PRIVATE ${FARM_CPU_FLAGS})
 target_compile_definitions(farm_cpu PRIVATE
   "FARM_COMPILER=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}\""

@@ -52,6 +52,14 @@ StreamK stream_k(int m, int n, int k, int sm_count) {
   return {grid, splits > 1 ? tiles - left : tiles, std::max(splits, 1), blocks};
 }
 
+Range StreamK::part(int split) const {
+  const auto bound = [this](int index) {
+    const bool shifted = index % 2 == 1 && index < splits && blocks >= 3 * splits;
+    return int(int64_t(blocks) * index / splits) + (shifted ? 1 : 0);
+  };
+  return {bound(split), bound(split + 1)};
+}
+
 size_t workspace_bytes(const farm_gemm& args) {
   const size_t tile_floats = size_t(kStreamKTile) * kStreamKTile;
   switch (args.variant) {

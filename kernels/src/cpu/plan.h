@@ -54,6 +54,9 @@ struct StreamK {
   int blocks; /* of K */
   int split_tiles() const { return grid.count() - whole; }
   int items() const { return whole + split_tiles() * splits; }
+  /* K blocks of one split. Where there are blocks enough, neighbours take turns in having one more and one less: threads
+   * with equal pieces would keep in step for the whole run, and the order of completion would be decided only once. */
+  Range part(int split) const;
 };
 constexpr int kStreamKTile = 128;
 /* sgl-kernel's rule for choosing stream-K at all. */

@@ -39,21 +39,24 @@ void run_items(const farm_gemm& args, int threads, int count, const Item& item) 
   });
 }
 
+void run_whole_tile(const farm_gemm& args, const Micro& micro, Tile tile, Scratch& scratch) {
+  sum_blocks(args, micro, tile, {0, args.k / kBlock}, scratch, scratch.sums);
+  store_tile(args, micro, tile, scratch.sums, kSumStride);
+}
+
 void run_persistent(const farm_gemm& args, const Micro& micro, int threads) {
   const Grid grid = grid_for_threads(args.m, args.n, threads);
-  run_items(args, threads, grid.count(), [&](int item, Scratch& scratch) {
-    const Tile tile = grid.tile(item);
-    sum_blocks(args, micro, tile, {0, args.k / kBlock}, scratch, scratch.sums);
-    store_tile(args, micro, tile, scratch.sums, kSumStride);
-  });
+  run_items(args, threads, grid.count(),
+            [&](int item, Scratch& scratch) { run_whole_tile(args, micro, grid.tile(item), scratch); });
 }
 
 float* workspace_of(const farm_gemm& args) { return static_cast<float*>(args.workspace); }
 
 /* The order of a tile's partial sums is the order in which its splits are completed. Splits of one tile are neighbours
  * in the queue, so that several threads work on the same tile at once; nothing then decides between them but how long
- * each takes: wake-up of threads, caches, interrupts, other load. The lock keeps this free of data races. With two
- * splits the sum has one order only, and with one thread completion follows the queue. */
+ * each takes: wake-up of threads, caches, interrupts, other load (StreamK::part keeps them from running in step). The
+ * lock keeps this free of data races. With two splits the sum has one order only, and with one thread completion
+ * follows the queue. */
 void run_streamk(const farm_gemm& args, const Micro& micro, int threads) {
   const StreamK plan = stream_k(args.m, args.n, args.k, args.sm_count);
   struct Progress {
@@ -63,15 +66,11 @@ void run_streamk(const farm_gemm& args, const Micro& micro, int threads) {
   const std::unique_ptr<Progress[]> progress(new Progress[size_t(plan.split_tiles())]);
 
   run_items(args, threads, plan.items(), [&](int item, Scratch& scratch) {
-    if (item < plan.whole) {
-      const Tile tile = plan.grid.tile(item);
-      sum_blocks(args, micro, tile, {0, plan.blocks}, scratch, scratch.sums);
-      return store_tile(args, micro, tile, scratch.sums, kSumStride);
-    }
+    if (item < plan.whole) return run_whole_tile(args, micro, plan.grid.tile(item), scratch);
     const int index = (item - plan.whole) / plan.splits, split = (item - plan.whole) % plan.splits;
     const Tile tile = plan.grid.tile(plan.whole + index);
     float* total = workspace_of(args) + int64_t(index) * kStreamKTile * kStreamKTile;
-    sum_blocks(args, micro, tile, part(plan.blocks, plan.splits, split), scratch, scratch.sums);
+    sum_blocks(args, micro, tile, plan.part(split), scratch, scratch.sums);
     bool last;
     {
       const std::lock_guard<std::mutex> lock(progress[size_t(index)].mutex);
@@ -90,16 +89,13 @@ struct OrderedParts {
   Grid grid;
   int first_tile, parts;
 
-  int items() const { return (grid.count() - first_tile) * parts; }
-
-  void run(int item, std::atomic<int>* finished, Scratch& scratch) const {
-    const int index = item / parts, which = item % parts;
+  void run(int index, int which, Range blocks, std::atomic<int>& finished, Scratch& scratch) const {
     const Tile tile = grid.tile(first_tile + index);
     const int64_t slot = int64_t(grid.tile_rows) * grid.tile_cols;
     float* slots = workspace_of(args) + int64_t(index) * parts * slot;
-    sum_blocks(args, micro, tile, part(args.k / kBlock, parts, which), scratch, scratch.sums);
+    sum_blocks(args, micro, tile, blocks, scratch, scratch.sums);
     copy_tile(scratch.sums, kSumStride, tile.rows, tile.cols, slots + which * slot, grid.tile_cols);
-    if (finished[index].fetch_add(1, std::memory_order_acq_rel) + 1 < parts) return;
+    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < parts) return;
     for (int other = 1; other < parts; ++other)
       add_tile(slots + other * slot, grid.tile_cols, tile.rows, tile.cols, slots, grid.tile_cols);
     store_tile(args, micro, tile, slots, grid.tile_cols);
@@ -111,10 +107,9 @@ void run_streamk_ordered(const farm_gemm& args, const Micro& micro, int threads)
   const OrderedParts parts{args, micro, plan.grid, plan.whole, plan.splits};
   const std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[size_t(plan.split_tiles())]());
   run_items(args, threads, plan.items(), [&](int item, Scratch& scratch) {
-    if (item >= plan.whole) return parts.run(item - plan.whole, finished.get(), scratch);
-    const Tile tile = plan.grid.tile(item);
-    sum_blocks(args, micro, tile, {0, plan.blocks}, scratch, scratch.sums);
-    store_tile(args, micro, tile, scratch.sums, kSumStride);
+    if (item < plan.whole) return run_whole_tile(args, micro, plan.grid.tile(item), scratch);
+    const int index = (item - plan.whole) / plan.splits, split = (item - plan.whole) % plan.splits;
+    parts.run(index, split, plan.part(split), finished[size_t(index)], scratch);
   });
 }
 
@@ -125,8 +120,10 @@ void run_invariant(const farm_gemm& args, const Micro& micro, int threads) {
   if (finest.count() < threads && invariant_may_split(args.m, segments)) {
     const OrderedParts parts{args, micro, finest, 0, segments};
     const std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[size_t(finest.count())]());
-    return run_items(args, threads, parts.items(),
-                     [&](int item, Scratch& scratch) { parts.run(item, finished.get(), scratch); });
+    return run_items(args, threads, finest.count() * segments, [&](int item, Scratch& scratch) {
+      const int index = item / segments, segment = item % segments;
+      parts.run(index, segment, part(args.k / kBlock, segments, segment), finished[size_t(index)], scratch);
+    });
   }
   const Grid grid = grid_for_threads(args.m, args.n, threads);
   run_items(args, threads, grid.count(), [&](int item, Scratch& scratch) {
