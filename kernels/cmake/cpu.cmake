@@ -31,5 +31,6 @@ target_compile_definitions(farm_cpu PRIVATE
   "FARM_FLAGS=\"${FARM_CPU_FLAGS_TEXT}\"")
 target_include_directories(farm_cpu PRIVATE include)
 target_link_libraries(farm_cpu PRIVATE Threads::Threads)
-# Undefined symbols must fail the build here, not the first run on a worker.
-target_link_options(farm_cpu PRIVATE -Wl,--no-undefined)
+# Undefined symbols must fail the build here, not the first run on a worker; and a library linked with -ffast-math in
+# CXXFLAGS would make the whole process flush subnormals.
+target_link_options(farm_cpu PRIVATE -fno-fast-math -Wl,--no-undefined)
