@@ -52,7 +52,7 @@ class _Evidence:
     groups: dict[Group, None]
     missing: dict[Group, str]
     """Groups of which a unit has no result, with the reason."""
-    unsupported: dict[tuple[str, Shape, Dtype], str]
+    unsupported: dict[Group, str]
     measured: dict[tuple[str, Shape, Dtype, str], list[UnitResult]]
     places: dict[Group, int]
     """How many processes, or devices, a group's units ran in."""
@@ -74,11 +74,12 @@ class _Evidence:
         return found
 
     def _take(self, unit: WorkUnit, result: UnitResult) -> None:
-        key = (unit.variant, unit.shape, unit.dtype)
-        if result.unsupported is not None:
-            self.unsupported[key] = result.unsupported
-        elif unit.purpose == "measure":
-            self.measured.setdefault((*key, result.environment.stratum), []).append(result)
+        if unit.purpose == "measure":
+            if result.measurement is not None:
+                key = (unit.variant, unit.shape, unit.dtype, result.environment.stratum)
+                self.measured.setdefault(key, []).append(result)
+        elif result.unsupported is not None:
+            self.unsupported[unit.group] = result.unsupported
         else:
             self.table.merge(UniquenessTable.from_records(result.cells))
             self.places[unit.group] = self.places.get(unit.group, 0) + 1
@@ -95,7 +96,7 @@ class _Evidence:
 
 
 def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSample) -> list[Verdict]:
-    unsupported = evidence.unsupported.get((group.variant, group.shape, group.dtype))
+    unsupported = evidence.unsupported.get(group)
     strata = evidence.table.strata(group)
     if unsupported is not None:
         return [_verdict(job, group, "-", Cell(), Outcome.UNSUPPORTED, unsupported, None)]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Literal
 
-from specs.job import Device, Dtype, KernelJob, Property, Stress
+from specs.errors import UsageError
+from specs.job import STRESS_ON, Device, Dtype, KernelJob, Property, Stress
 from specs.shapes import Shape
 from specs.unit import Capacity, Plan, WorkUnit, pool_rows
 
@@ -21,7 +22,14 @@ _OVERHEAD_S = {Device.CPU: 2e-3, Device.CUDA: 1e-4}
 
 
 def make_plan(job: KernelJob, capacity: Capacity) -> Plan:
-    """Units in the order they are run: shape by shape, and within a shape the variants take turns."""
+    """Units in the order they are run: shape by shape, and within a shape the variants take turns.
+
+    Raises UsageError for a kind of stress that the device does not know.
+    """
+    for stress in job.stress:
+        if stress not in STRESS_ON[capacity.device]:
+            allowed = ", ".join(STRESS_ON[capacity.device])
+            raise UsageError(f"stress {stress} can't be made on {capacity.device}; allowed there: {allowed}")
     units: list[WorkUnit] = []
     for shape in job.expanded_shapes():
         for dtype in job.dtypes:

@@ -34,16 +34,21 @@ class Property(StrEnum):
     BATCH_INVARIANCE = "batch_invariance"
     CROSS_PROCESS = "cross_process"
     CROSS_DEVICE = "cross_device"
+    SM_COUNT = "sm_count"
 
 
 class Stress(StrEnum):
     """What goes on beside a trial to provoke another order of events. `quiet` is nothing."""
 
     QUIET = "quiet"
+    SHIFTED_ALLOCATIONS = "shifted_allocations"
+    POISONED_MEMORY = "poisoned_memory"
     COMPETING_THREADS = "competing_threads"
     RANDOM_PAUSES = "random_pauses"
     THREAD_COUNT = "thread_count"
-    SHIFTED_ALLOCATIONS = "shifted_allocations"
+    CO_RESIDENT_LOAD = "co_resident_load"
+    OCCUPIED_SMS = "occupied_sms"
+    COLD_CLOCK = "cold_clock"
 
 
 class Dtype(StrEnum):
@@ -67,6 +72,13 @@ class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
 
+
+_ANYWHERE = (Stress.QUIET, Stress.SHIFTED_ALLOCATIONS, Stress.POISONED_MEMORY)
+STRESS_ON = {
+    Device.CPU: (*_ANYWHERE, Stress.COMPETING_THREADS, Stress.RANDOM_PAUSES, Stress.THREAD_COUNT),
+    Device.CUDA: (*_ANYWHERE, Stress.CO_RESIDENT_LOAD, Stress.OCCUPIED_SMS, Stress.COLD_CLOCK),
+}
+"""Which kinds of stress a device knows."""
 
 OWN_VARIANTS = ("streamk", "streamk-ordered", "persistent", "invariant")
 PEER_VARIANTS = ("sgl-kernel", "deep-gemm", "torch-scaled-mm", "triton")

@@ -8,14 +8,14 @@ import torch
 from orchestrator.judge import judge
 from orchestrator.plan import make_plan
 from specs.errors import UsageError
-from specs.job import Device, Dtype, Property, Stress
+from specs.job import STRESS_ON, Device, Dtype, Property, Stress
 from specs.result import Judgement, Outcome, UnitResult
 from specs.shapes import Shape
 from specs.uniqueness import UniquenessTable
-from specs.unit import SMALLEST_POOL, Capacity, WorkUnit
+from specs.unit import Capacity
 from tests.orchestrator.builders import job, unit
 from workers.fresh import run_fresh
-from workers.runner import Runner, batches
+from workers.runner import Runner
 
 SMALL = Shape(4, 1024, 16)
 
@@ -70,7 +70,7 @@ def test_an_inaccurate_kernel_fails_its_gate(runner: Runner) -> None:
     assert "accuracy" in gates["inaccurate"][0]
 
 
-@pytest.mark.parametrize("stress", list(Stress))
+@pytest.mark.parametrize("stress", STRESS_ON[Device.CPU])
 def test_the_invariant_kernel_keeps_its_bits_under_every_stress(runner: Runner, stress: Stress) -> None:
     quiet = unit(0, shape=Shape(9, 2048, 24), trials=2)
     stressed = unit(1, shape=Shape(9, 2048, 24), trials=6, stress=stress)
@@ -122,23 +122,3 @@ def test_fresh_processes_are_told_apart(runner: Runner) -> None:
         table.merge(UniquenessTable.from_records(run_fresh(work, 1, frozenset()).result.cells))
     (cell,) = table.strata(work.group).values()
     assert (cell.total, cell.unique) == (4, 2)
-
-
-def batch_unit(first_trial: int, trials: int) -> WorkUnit:
-    return unit(0, purpose=Property.BATCH_INVARIANCE, shape=SMALL, first_trial=first_trial, trials=trials)
-
-
-def test_batches_begin_with_the_pool_and_have_the_ends_and_every_position() -> None:
-    drawn = list(batches(batch_unit(0, 60)))
-    assert drawn[0] == (0, SMALLEST_POOL)
-    assert {1, SMALLEST_POOL - 1} <= {rows for _, rows in drawn}
-    assert all(offset >= 0 and offset + rows <= SMALLEST_POOL for offset, rows in drawn)
-    ends = {(offset == 0, offset + rows == SMALLEST_POOL) for offset, rows in drawn[3:]}
-    assert ends == {(True, False), (False, False), (False, True)}
-
-
-def test_batches_do_not_depend_on_how_trials_are_chunked() -> None:
-    whole = list(batches(batch_unit(0, 20)))
-    later = list(batches(batch_unit(10, 10)))
-    assert later[0] == (0, SMALLEST_POOL)
-    assert later[1:] == whole[11:]

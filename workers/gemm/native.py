@@ -74,6 +74,10 @@ class NativeLibrary:
         """Runs (CPU) or enqueues (CUDA). Raises KernelError."""
         self._check(self._library.farm_gemm_run(ctypes.byref(args)))
 
+    def call(self, function: str, *arguments: ctypes._SimpleCData[Any]) -> None:
+        """Any other function of the library that returns a status. Raises KernelError."""
+        self._check(getattr(self._library, function)(*arguments))
+
     def _check(self, status: int) -> None:
         if status != _OK:
             kind, what = self._library.farm_status_message(status), self._library.farm_last_error()
@@ -111,6 +115,8 @@ def fp8_blockwise_scaled_mm(
 
 class NativeGemm:
     """GemmTarget over one variant of the farm's own kernels, on the CPU or on a Hopper GPU."""
+
+    takes_sm_count = True
 
     def __init__(self, variant: str) -> None:
         if variant not in VARIANTS:
@@ -159,6 +165,8 @@ class _BoundGemm:
 
     def __call__(self, conditions: Conditions) -> None:
         args, space = self._args, self._workspace(conditions.sm_count)
+        if conditions.poison:
+            space.fill_(0xFF)
         args.workspace, args.workspace_bytes = space.data_ptr(), space.numel()
         args.sm_count, args.threads = conditions.sm_count, conditions.threads
         args.pause_us, args.pause_seed = conditions.pause_us, conditions.pause_seed

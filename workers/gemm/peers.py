@@ -24,6 +24,7 @@ class SglKernel:
     """`sgl_kernel.fp8_blockwise_scaled_mm`, from package sglang-kernel (once sgl-kernel)."""
 
     name = "sgl-kernel"
+    takes_sm_count = False
 
     def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
         missing = _needs_hopper(device) or _needs_package("sgl_kernel", "sglang-kernel")
@@ -44,6 +45,7 @@ class DeepGemm:
     """`deep_gemm.fp8_gemm_nt`, from package sgl-deep-gemm."""
 
     name = "deep-gemm"
+    takes_sm_count = False
 
     def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
         missing = _needs_hopper(device) or _needs_package("deep_gemm", "sgl-deep-gemm")
@@ -64,6 +66,7 @@ class TorchScaledMM:
     """`torch.nn.functional.scaled_mm` with 1x128 and 128x128 blocks, which is cuBLASLt."""
 
     name = "torch-scaled-mm"
+    takes_sm_count = False
 
     def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
         missing = _needs_hopper(device)
@@ -101,6 +104,8 @@ class TorchScaledMM:
 
 class PythonFunction:
     """`python:package.module:function`, called as sgl-kernel's op: (mat_a, mat_b, scales_a, scales_b, out_dtype)."""
+
+    takes_sm_count = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -49,6 +49,8 @@ class Conditions:
     sm_count: int = 0
     pause_us: int = 0
     pause_seed: int = 0
+    poison: bool = False
+    """Fill workspaces with 0xFF first: a kernel must not lean on what they held."""
 
 
 QUIET = Conditions()
@@ -60,6 +62,8 @@ class GemmTarget(Protocol):
     """One implementation, by the name that specs use for it."""
 
     name: str
+    takes_sm_count: bool
+    """Whether `Conditions.sm_count` limits the SMs, or CPU workers, that the work is split over."""
 
     def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
         """Why this problem can't be run here, in one sentence, or None where it can."""

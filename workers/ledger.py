@@ -1,0 +1,43 @@
+"""What a unit counts: digests into a cell, and the bytes of as many samples as a witness pair needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specs.result import Environment
+from specs.uniqueness import Cell, Sighting
+from specs.unit import WorkUnit
+from workers.digest import raw_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_SAMPLES = 2
+"""Of each group: what a witness pair needs."""
+
+
+class Ledger:
+    """``known`` are digests, in hex, of samples of this group that the farm has already."""
+
+    def __init__(self, unit: WorkUnit, attempt: int, where: Environment, cell: Cell, known: frozenset[str]) -> None:
+        self.samples: dict[str, bytes] = {}
+        self._unit, self._attempt = unit, attempt
+        self._device = where.device_uuid or where.node
+        self._cell, self._known = cell, known
+
+    def begin_trial(self) -> None:
+        self._cell.trials += 1
+
+    def count(self, digest: bytes, trial: int, item: int = 0) -> bytes | None:
+        """Count one sample; the digest that its item showed first, if this is the first time it shows another."""
+        seen = Sighting(trial, self._unit.stress.value, self._unit.index, self._attempt, self._device)
+        if not self._cell.add(digest, seen, item):
+            return None
+        first = next(iter(self._cell.items[item]))
+        return None if first == digest else first
+
+    def keep(self, digest: bytes, sample: torch.Tensor) -> None:
+        """Keep the bytes of a contiguous sample, if a pair is not complete yet."""
+        name = digest.hex()
+        if name not in self._known and len(self._known) + len(self.samples) < KEPT_SAMPLES:
+            self.samples.setdefault(name, bytes(raw_bytes(sample)))
