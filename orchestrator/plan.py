@@ -77,11 +77,12 @@ def _units_of(job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dt
 
 
 def _chunks(job: KernelJob, shape: Shape, prop: Property, device: Device) -> Iterator[tuple[int, int]]:
+    trials = job.trials_of(prop)
     size = max(2, int(UNIT_SECONDS / _trial_seconds(shape, prop, device)))
     if prop is Property.CROSS_PROCESS:
-        size = min(size, max(1, job.trials // job.processes))
-    for first in range(0, job.trials, size):
-        yield first, min(size, job.trials - first)
+        size = min(size, max(1, trials // job.processes))
+    for first in range(0, trials, size):
+        yield first, min(size, trials - first)
 
 
 def _trial_seconds(shape: Shape, purpose: Property | Literal["measure"], device: Device) -> float:

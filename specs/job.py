@@ -300,6 +300,9 @@ class KernelJob(JobBase):
     dtypes: Annotated[list[_Dtype], Field(min_length=1)] = [Dtype.BF16]
     properties: Annotated[list[_Property], Field(min_length=1)] = [Property.RUN_TO_RUN]
     stress: Annotated[list[_Stress], Field(min_length=1)] = [Stress.QUIET]
+    batches: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="trials of batch_invariance, where they should not be as many as `trials`"
+    )
     processes: Annotated[int, Field(ge=2, le=64)] = Field(
         default=3, description="fresh processes that cross_process shares its trials among"
     )
@@ -344,6 +347,10 @@ class KernelJob(JobBase):
             f"{count} {noun if count == 1 else plurals.get(noun, noun + 's')}" for noun, count in counts.items()
         )
         return f"{self.op}, {product}, {self.trials} trials of each"
+
+    def trials_of(self, prop: Property) -> int:
+        """Executions for each group and kind of stress."""
+        return self.batches or self.trials if prop is Property.BATCH_INVARIANCE else self.trials
 
     def expanded_shapes(self) -> dict[Shape, bool]:
         """Every shape once, in order, with whether it is required (by any entry that names it)."""

@@ -57,5 +57,6 @@ def _render(record: RunRecord, wanted: Format) -> str:
             return render_junit(record)
         case Format.JSON:
             from orchestrator.cli.output import json_text
+            from orchestrator.report.document import run_document
 
-            return json_text("run", record.model_dump(mode="json"))
+            return json_text("run", run_document(record))

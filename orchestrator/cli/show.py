@@ -20,13 +20,14 @@ def show(
 ) -> None:
     """Show a run: verdicts, times, reasons, where it ran."""
     from orchestrator.cli.output import console, print_json
+    from orchestrator.report.document import run_document
     from orchestrator.report.table import render_table
     from orchestrator.store import Store
 
     with Store.open() as store:
         record = store.get(run)
     if as_json:
-        print_json("run", record.model_dump(mode="json"))
+        print_json("run", run_document(record))
     else:
         render_table(record, console())
     if exit_status:

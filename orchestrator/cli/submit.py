@@ -66,6 +66,7 @@ def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path
     from orchestrator.cli.output import console, print_json, write_file
     from orchestrator.execute import execute
     from orchestrator.progress import showing
+    from orchestrator.report.document import run_document
     from orchestrator.report.html import render_html
     from orchestrator.report.junit import render_junit
     from orchestrator.report.table import render_table
@@ -87,7 +88,7 @@ def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path
     if html is not None:
         write_file(html, render_html(record))
     if as_json:
-        print_json("run", record.model_dump(mode="json"))
+        print_json("run", run_document(record))
     else:
         render_table(record, console())
     assert record.exit_code is not None

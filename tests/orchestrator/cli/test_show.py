@@ -21,6 +21,7 @@ def test_a_run_is_shown_as_submit_printed_it(stored: list[RunRecord]) -> None:
 def test_json_is_the_record(stored: list[RunRecord]) -> None:
     document = json.loads(farm("show", stored[0].id, "--json")[1])
     assert document.pop("format") == "farm.run/1"
+    assert document.pop("summary")["launches"] > 0
     assert RunRecord.model_validate_json(json.dumps(document)) == stored[0]
 
 
