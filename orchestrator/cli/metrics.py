@@ -51,15 +51,13 @@ def _write(collector: FarmCollector, path: Path) -> None:
     if path == Path("-"):
         typer.echo(text.decode(), nl=False)
         return
-    from orchestrator.folders import disk_failure
-
     # Under its name it is there whole or not at all: node_exporter may read it at any moment.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(text)
         temporary.replace(path)
     except OSError as error:
-        raise disk_failure(error, path, "--once") from error
+        raise UsageError(f"can't write {path}: {error.strerror}") from error
 
 
 def _serve(collector: FarmCollector, host: str, port: int) -> None:

@@ -52,8 +52,8 @@ def test_one_of_port_and_once_has_to_be_given(arguments: tuple[str, ...], given:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     code, _, err = farm("metrics", "--once", str(tmp_path / "no" / "farm.prom"))
-    assert code == ExitCode.INFRASTRUCTURE
-    assert err.startswith(f"farm: can't write {tmp_path}/no/farm.prom: ") and "Traceback" not in err
+    assert code == ExitCode.USAGE
+    assert err == f"farm: can't write {tmp_path}/no/farm.prom: No such file or directory\n"
 
 
 def test_a_port_that_is_taken() -> None:
