@@ -8,28 +8,19 @@
 namespace farm {
 namespace {
 
-// How many segments K is summed in: enough that one tile of 64 weight rows per CTA fills the device at small m, of four
-// blocks or more each, at most the eight CTAs of a cluster. Of (n, k) alone, or results would depend on the batch.
+// From this many tiles of 128 x 128 on, big tiles fill the device well enough to win. Bits do not depend on it.
+constexpr int kWideTiles = 64;
+
+// How many segments K is summed in: enough that one CTA a segment and tile of 64 weight rows fills the device at small
+// m, of four blocks or more each. Up to four while there are at most 216 CTAs, and up to the eight of a cluster where n
+// is so small that even then they are at most 72. Of (n, k) alone, or results would depend on the batch.
 int segments_of(int n, int k_blocks) {
-  constexpr int kCtas = 144, kFewestBlocks = 4, kMost = 8;
+  constexpr int kFewestBlocks = 4;
   const int tiles = (n + 63) / 64;
   int segments = 1;
-  while (segments * 2 <= kMost && tiles * segments * 2 <= kCtas && k_blocks / (segments * 2) >= kFewestBlocks)
-    segments *= 2;
+  for (int s = 2; s <= 8 && k_blocks / s >= kFewestBlocks; ++s)
+    if (tiles * s <= (s <= 4 ? 216 : 72)) segments = s;
   return segments;
-}
-
-// At small m the tokens are a large part of what an SM reads, unless neighbouring tiles share them.
-SkinnyPlan skinny_plan(const Problem &p) {
-  int tokens = 8;
-  while (tokens < p.m && tokens < 128) tokens *= 2;
-  const int share = tokens <= 32 ? 1 : std::min(4, 8 / p.segments);
-  return {tokens, share};
-}
-
-int run_invariant(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
-  if (p.m <= 128) return run_skinny(device, operands, p, skinny_plan(p), sm_count, stream);
-  return run_wide(device, operands, p, sm_count, stream);
 }
 
 bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -48,7 +39,8 @@ int check(const farm_gemm *g) {
     return fail(FARM_INVALID_ARGUMENT, "n is " + std::to_string(g->n) + ", must be a positive multiple of 8");
   if (g->k < 128 || g->k % 128)
     return fail(FARM_INVALID_ARGUMENT, "k is " + std::to_string(g->k) + ", must be a positive multiple of 128");
-  if (g->sm_count < 0) return fail(FARM_INVALID_ARGUMENT, "sm_count is " + std::to_string(g->sm_count) + ", must be >= 0");
+  if (g->sm_count < 0)
+    return fail(FARM_INVALID_ARGUMENT, "sm_count is " + std::to_string(g->sm_count) + ", must be >= 0");
   return FARM_OK;
 }
 
@@ -62,23 +54,37 @@ int check_memory(const farm_gemm *g) {
   return FARM_OK;
 }
 
+enum class Executor { kSkinny, kWide, kStreamK };
+
 struct Plan {
   Device device;
   Problem problem;
+  Executor executor;
   int workers;
-  bool streamk, ordered;
+  bool ordered;
+  size_t workspace;
 };
+
+Executor choose(const farm_gemm *g) {
+  const bool streamk = g->variant == FARM_STREAMK || g->variant == FARM_STREAMK_ORDERED;
+  if (streamk && g->k > 3 * int64_t(g->n)) return Executor::kStreamK;
+  const int64_t wide_tiles = int64_t((g->m + 127) / 128) * ((g->n + 127) / 128);
+  return g->variant != FARM_INVARIANT || (g->m > 64 && wide_tiles >= kWideTiles) ? Executor::kWide : Executor::kSkinny;
+}
 
 int make_plan(const farm_gemm *g, Plan *plan) {
   if (const int status = check(g)) return status;
   if (const int status = current_device(&plan->device)) return status;
   plan->workers = g->sm_count > 0 ? std::min(g->sm_count, plan->device.sm_count) : plan->device.sm_count;
-  plan->streamk = (g->variant == FARM_STREAMK || g->variant == FARM_STREAMK_ORDERED) && g->k > 3 * int64_t(g->n);
   plan->ordered = g->variant == FARM_STREAMK_ORDERED;
+  plan->executor = choose(g);
   const int k_blocks = g->k / kBlockK;
   const int segments = g->variant == FARM_INVARIANT ? segments_of(g->n, k_blocks) : 1;
   plan->problem = {g->m,       g->n, k_blocks,      segments,      g->out_dtype, g->scale_a,
                    g->scale_b, g->d, g->ld_scale_a, g->ld_scale_b, g->ldd};
+  plan->workspace = 0;
+  if (plan->executor == Executor::kStreamK)
+    plan->workspace = streamk_workspace(plan->problem, plan->ordered, plan->workers);
   return FARM_OK;
 }
 
@@ -86,16 +92,22 @@ int run(const farm_gemm *g) {
   Plan plan;
   if (const int status = make_plan(g, &plan)) return status;
   if (const int status = check_memory(g)) return status;
+  if (g->workspace_bytes < plan.workspace || (plan.workspace && !aligned(g->workspace)))
+    return fail(FARM_WORKSPACE_TOO_SMALL, "workspace is " + std::to_string(g->workspace_bytes) + " bytes, needs " +
+                                              std::to_string(plan.workspace) + " at a multiple of 16");
   const Problem &p = plan.problem;
   const Operands operands{{g->a, g->m, g->k, g->lda}, {g->b, g->n, g->k, g->ldb}};
+  const Memory workspace{g->workspace, plan.workspace};
   const auto stream = static_cast<cudaStream_t>(g->stream);
-  if (g->variant == FARM_INVARIANT) return run_invariant(plan.device, operands, p, plan.workers, stream);
-  if (!plan.streamk) return run_wide(plan.device, operands, p, plan.workers, stream);
-  const size_t needed = streamk_workspace(p, plan.ordered, plan.workers);
-  if (g->workspace_bytes < needed || (needed && !aligned(g->workspace)))
-    return fail(FARM_WORKSPACE_TOO_SMALL, "workspace is " + std::to_string(g->workspace_bytes) + " bytes, needs " +
-                                              std::to_string(needed) + " at a multiple of 16");
-  return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, {g->workspace, needed}, stream);
+  switch (plan.executor) {
+    case Executor::kStreamK:
+      return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, workspace, stream);
+    case Executor::kWide: return run_wide(plan.device, operands, p, plan.workers, stream);
+    default: break;
+  }
+  int tokens = 8;
+  while (tokens < p.m && tokens < 128) tokens *= 2;
+  return run_skinny(plan.device, operands, p, tokens, plan.workers, stream);
 }
 
 }  // namespace
@@ -107,7 +119,7 @@ int farm_gemm_workspace(const farm_gemm *args, size_t *bytes) {
   farm::Plan plan;
   if (!bytes) return farm::fail(FARM_INVALID_ARGUMENT, "bytes is NULL");
   if (const int status = farm::make_plan(args, &plan)) return status;
-  *bytes = plan.streamk ? farm::streamk_workspace(plan.problem, plan.ordered, plan.workers) : 0;
+  *bytes = plan.workspace;
   return FARM_OK;
 }
 

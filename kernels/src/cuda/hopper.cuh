@@ -163,22 +163,28 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Accumulators of a batch: of kBlocks products, N floats of this thread for each.
+template <int kBlocks, int N>
+using Accumulators = float[kBlocks][N];
+
 // Keeps the compiler from using d before this point: that a wait makes it valid is nothing that it can see.
-template <int N>
-__device__ __forceinline__ void pin(float (&d)[N]) {
+template <int kBlocks, int N>
+__device__ __forceinline__ void pin(Accumulators<kBlocks, N> &d) {
 #pragma unroll
-  for (int j = 0; j < N; ++j) asm volatile("" : "+f"(d[j])::"memory");
+  for (int u = 0; u < kBlocks; ++u)
+#pragma unroll
+    for (int j = 0; j < N; ++j) asm volatile("" : "+f"(d[u][j])::"memory");
 }
 
-// Runs `blocks` batches of wgmma with two sets of accumulators in turns, so that the tensor cores are at work on a batch
-// while finish() uses the results of the one before. start(d) issues and commits a batch, finish(d) takes its results.
-// The straight form matters: where ptxas cannot follow which set is in flight, it makes every wgmma wait for the last.
-template <int N, typename Start, typename Finish>
-__device__ __forceinline__ void alternate(int blocks, Start start, Finish finish) {
-  float even[N], odd[N];
+// Runs `batches` batches of wgmma with two sets of accumulators in turns, so that the tensor cores are at work on a
+// batch while finish() uses the results of the one before. start(d) issues and commits a batch, finish(d) takes its
+// results. The straight form matters: where ptxas can't follow which set is in flight, it makes every wgmma wait.
+template <int kBlocks, int N, typename Start, typename Finish>
+__device__ __forceinline__ void alternate(int batches, Start start, Finish finish) {
+  Accumulators<kBlocks, N> even, odd;
   start(even);
   int i = 0;
-  for (; i + 2 < blocks; i += 2) {
+  for (; i + 2 < batches; i += 2) {
     start(odd);
     wgmma_wait<1>();
     pin(even);
@@ -188,7 +194,7 @@ __device__ __forceinline__ void alternate(int blocks, Start start, Finish finish
     pin(odd);
     finish(odd);
   }
-  if (i + 1 < blocks) {
+  if (i + 1 < batches) {
     start(odd);
     wgmma_wait<1>();
     pin(even);

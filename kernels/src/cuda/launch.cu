@@ -85,7 +85,8 @@ int current_device(Device *device) {
     int major = 0;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device->id);
     if (major != 9)
-      return fail(FARM_UNSUPPORTED, "needs a Hopper GPU (compute capability 9.0), found " + std::to_string(major) + ".x");
+      return fail(FARM_UNSUPPORTED,
+                  "needs a Hopper GPU (compute capability 9.0), found " + std::to_string(major) + ".x");
     cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device->id);
   }
   device->sm_count = sm_count;

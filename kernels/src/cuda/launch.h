@@ -43,22 +43,23 @@ struct Operands {
   Matrix a, b;
 };
 
-// Swapped operands, a cluster of p.segments x share CTAs along K and n. Any m, but made for few tokens.
-struct SkinnyPlan {
-  int tokens, share;
-};
-int run_skinny(const Device &device, const Operands &operands, const Problem &p, const SkinnyPlan &plan, int sm_count,
+// Swapped operands: tiles of 64 rows of weights by `tokens` (8, 16, 32, 64 or 128), a cluster of p.segments CTAs
+// along K.
+int run_skinny(const Device &device, const Operands &operands, const Problem &p, int tokens, int sm_count,
                cudaStream_t stream);
 
 // Tiles of 128 x 128, one CTA an SM.
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
 
-struct StreamKWorkspace {
+// Scratch memory of the caller's, as large as the function below says.
+struct Memory {
   void *data;
   size_t bytes;
 };
+
+// The control: K blocks dealt evenly to the workers, partial tiles added as they come or in order.
 size_t streamk_workspace(const Problem &p, bool ordered, int workers);
 int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
-                const StreamKWorkspace &workspace, cudaStream_t stream);
+                const Memory &workspace, cudaStream_t stream);
 
 }  // namespace farm

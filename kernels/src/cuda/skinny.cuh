@@ -2,10 +2,11 @@
 //
 // Here the time is that of reading the weights once, so what counts is that every SM streams from the first moment to
 // the last. Operands are swapped: a tile is 64 rows of weights by 8 to 128 tokens, so that no token is padded to 64.
-// A cluster is `segments` CTAs along K by `share` tiles along n. Each CTA sums one segment of K; the partial sums meet
-// through distributed shared memory and are added in segment order by whoever owns that slice of the tile, so nothing
-// goes through memory and no one waits for a turn. The `share` CTAs of one segment load a part of the tokens each and
-// multicast it to the others. Weights are requested before the previous kernel on the stream has finished.
+// The CTAs of a cluster sum one segment of K each; the partial sums meet through distributed shared memory and are
+// added in segment order by whoever owns that slice of the tile, so that nothing goes through memory and no one waits
+// for a turn.
+// Weights are requested before the previous kernel on the stream has finished, so they must not be what it writes
+// unless it ends before its successor begins, as every kernel does that never asked for the contrary.
 #pragma once
 
 #include "problem.cuh"
@@ -17,6 +18,7 @@ struct SkinnyShape {
   static constexpr int kRows = 64;                             // of weights
   static constexpr int kWarpgroups = kTokens == 128 ? 2 : 1;  // which split the tokens
   static constexpr int kGroupTokens = kTokens / kWarpgroups;
+  static constexpr int kBatch = kTokens <= 16 ? 4 : kTokens <= 32 ? 2 : 1;  // blocks of K that are multiplied at once
   static constexpr int kConsumers = kWarpgroups * 128;
   static constexpr int kThreads = kConsumers + 64;
   static constexpr int kWeightBytes = kRows * kBlockK;
@@ -45,11 +47,7 @@ struct SkinnyPart {
 // One thread loads weights and tokens.
 template <typename Shape>
 __device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weights, const CUtensorMap *map_tokens,
-                                                     const SkinnyLayout &at, int stages, int share,
-                                                     const SkinnyPart &part) {
-  const uint32_t sub = cluster_rank() % share, first_peer = cluster_rank() - sub;
-  const int slice = Shape::kTokenBytes / share, slice_token = part.first_token + sub * (slice / kBlockK);
-  const uint16_t peers = static_cast<uint16_t>(((1u << share) - 1) << first_peer);
+                                                     const SkinnyLayout &at, int stages, const SkinnyPart &part) {
   auto load_weights = [&](int stage, int i) {
     barrier_expect(at.full + stage * 8, Shape::kStageBytes);
     tma_load(at.weights + stage * Shape::kWeightBytes, map_weights, at.full + stage * 8, (part.k_begin + i) * kBlockK,
@@ -73,20 +71,16 @@ __device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weig
     }
     const uint32_t full = at.full + ring.stage * 8, dst = at.tokens + ring.stage * Shape::kTokenBytes;
     const int k = (part.k_begin + i) * kBlockK;
-    if (share == 1)
-      tma_load(dst, map_tokens, full, k, part.first_token, kEvictLast);
-    else
-      tma_multicast(dst + sub * slice, map_tokens, full, k, slice_token, peers, kEvictLast);
+    tma_load(dst, map_tokens, full, k, part.first_token, kEvictLast);
   }
 }
 
-// One warp brings the scales, which may lie at any multiple of four bytes, by plain loads several blocks ahead: cp.async
-// of four bytes a lane took 60 ns an instruction here and set the pace of the whole kernel.
+// One warp brings the scales, which may lie at any multiple of four bytes, by plain loads several blocks ahead.
 template <typename Shape>
 __device__ __forceinline__ void skinny_load_scales(const Problem &p, const SkinnyLayout &at, int stages,
                                                    const SkinnyPart &part) {
   constexpr int kTokens = Shape::kScaleFloats - 4, kLoads = (kTokens + 31) / 32, kAhead = kLoads == 4 ? 4 : 8;
-  const int lane = threadIdx.x % 32, tokens = kTokens < 32 ? min(kTokens, p.m - part.first_token) : p.m - part.first_token;
+  const int lane = threadIdx.x % 32, tokens = min(kTokens, p.m - part.first_token);
   const float *scale_a = p.scale_a + part.k_begin * p.ld_scale_a + part.first_token + lane;
   const float *scale_b = p.scale_b + min(part.first_row, p.n - 1) / kScaleRows * p.ld_scale_b + part.k_begin;
   float a[kAhead][kLoads] = {}, b[kAhead];
@@ -123,18 +117,28 @@ __device__ __forceinline__ void skinny_load_scales(const Problem &p, const Skinn
   }
 }
 
-// Sums this CTA's segment; at the end the whole tile lies in shared memory at at.weights, [token][row]. The tensor cores
-// work on the next block while the partial sums of the last one are promoted.
+// Sums this CTA's segment; at the end the whole tile lies in shared memory at at.weights, [token][row]. The tensor
+// cores work on the next block while the partial sums of the last one are promoted.
 template <typename Shape>
 class SkinnyConsumer {
  public:
-  __device__ __forceinline__ SkinnyConsumer(const SkinnyLayout &at, int stages, int share)
-      : at_(at), stages_(stages), share_(share), warp_(uniform(threadIdx.x / 32)), lane_(threadIdx.x % 32),
-        first_peer_(cluster_rank() / share * share) {}
+  __device__ __forceinline__ SkinnyConsumer(const SkinnyLayout &at, int stages)
+      : at_(at), stages_(stages), warp_(uniform(threadIdx.x / 32)), lane_(threadIdx.x % 32) {}
 
   __device__ __forceinline__ void sum_blocks(int blocks) {
-    alternate<kTokens / 2>(
-        blocks, [this](Partial &d) { start(d); }, [this](Partial &d) { finish(d); });
+    to_load_ = to_do_ = blocks;
+    if constexpr (Shape::kWarpgroups == 2) {  // no registers for two sets, but two CTAs an SM that take turns
+      Batch partial;
+      for (int i = 0; i < blocks; ++i) {
+        start(partial);
+        wgmma_wait<0>();
+        pin(partial);
+        finish(partial);
+      }
+    } else {
+      alternate<kBatch, kTokens / 2>((blocks + kBatch - 1) / kBatch, [this](Batch &d) { start(d); },
+                                     [this](Batch &d) { finish(d); });
+    }
   }
 
   __device__ __forceinline__ void store_partials() const {
@@ -150,24 +154,39 @@ class SkinnyConsumer {
  private:
   static constexpr int kTokens = Shape::kGroupTokens;
 
-  using Partial = float[kTokens / 2];
+  static constexpr int kBatch = Shape::kBatch;
+  using Batch = Accumulators<kBatch, kTokens / 2>;
 
-  // Sets the tensor cores to work on the ring's next block.
-  __device__ __forceinline__ void start(Partial &partial) {
-    barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
-    const uint64_t weights = operand(at_.weights + loaded_.stage * Shape::kWeightBytes);
-    const uint64_t tokens =
-        operand(at_.tokens + loaded_.stage * Shape::kTokenBytes + warp_ / 4 * kTokens * kBlockK);
-    loaded_.advance(stages_);
-    wgmma_begin();
+  // Sets the tensor cores to work on the ring's next blocks. A batch that K's end cuts short repeats its last block,
+  // and finish() takes no notice of that.
+  __device__ __forceinline__ void start(Batch &partial) {
+    uint64_t weights = 0, tokens = 0;
 #pragma unroll
-    for (int step = 0; step < kBlockK / 32; ++step)
-      wgmma<kTokens>(partial, weights + step * 2, tokens + step * 2, step > 0);
+    for (int u = 0; u < kBatch; ++u) {
+      if (u == 0 || to_load_ > 0) {
+        barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
+        weights = operand(at_.weights + loaded_.stage * Shape::kWeightBytes);
+        tokens = operand(at_.tokens + loaded_.stage * Shape::kTokenBytes + warp_ / 4 * kTokens * kBlockK);
+        loaded_.advance(stages_);
+        --to_load_;
+      }
+      wgmma_begin();
+#pragma unroll
+      for (int step = 0; step < kBlockK / 32; ++step)
+        wgmma<kTokens>(partial[u], weights + step * 2, tokens + step * 2, step > 0);
+    }
     wgmma_commit();
   }
 
-  // Adds a block's partial sums to the sum and gives its stage back.
-  __device__ __forceinline__ void finish(Partial &partial) {
+  // Adds the blocks' partial sums to the sum.
+  __device__ __forceinline__ void finish(Batch &partial) {
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u)
+      if (u == 0 || to_do_ > 0) finish_block(partial[u]);
+  }
+
+  __device__ __forceinline__ void finish_block(float (&partial)[kTokens / 2]) {
+    --to_do_;
     const uint32_t scales = at_.scales + done_.stage * Shape::kScaleFloats * 4;
     const float scale_b = load_shared(scales + (Shape::kScaleFloats - 4) * 4);
     float2 scale[kTokens / 8];
@@ -176,7 +195,7 @@ class SkinnyConsumer {
       const float2 a = load_shared_pair(scales + (warp_ / 4 * kTokens + 8 * j + 2 * (lane_ % 4)) * 4);
       scale[j] = make_float2(block_scale(a.x, scale_b), block_scale(a.y, scale_b));
     }
-    if (lane_ < share_) barrier_arrive(at_.empty + done_.stage * 8, first_peer_ + lane_);
+    if (lane_ == 0) barrier_arrive(at_.empty + done_.stage * 8);
     done_.advance(stages_);
 #pragma unroll
     for (int j = 0; j < kTokens / 2; ++j)
@@ -184,8 +203,7 @@ class SkinnyConsumer {
   }
 
   const SkinnyLayout at_;
-  int stages_, share_, warp_, lane_;
-  uint32_t first_peer_;
+  int stages_, warp_, lane_, to_load_, to_do_;
   RingPosition loaded_, done_;
   float sum_[kTokens / 2] = {};
 };
@@ -203,10 +221,9 @@ __device__ __forceinline__ void store_four(const Problem &p, int token, int row,
 
 // Adds the segments in order and writes this CTA's slice of the tile.
 template <typename Shape>
-__device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int share, int segment,
+__device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int segment,
                                               const SkinnyPart &part) {
   constexpr int kMaxSegments = 8, kQuads = Shape::kRows / 4;
-  const uint32_t sub = cluster_rank() % share;
   const int quads = min(p.m - part.first_token, Shape::kGroupTokens * Shape::kWarpgroups) * kQuads;
   for (int i = segment * Shape::kConsumers + threadIdx.x; i < quads; i += p.segments * Shape::kConsumers) {
     const int token = i / kQuads, row = i % kQuads * 4;
@@ -214,7 +231,7 @@ __device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partial
     float4 sums[kMaxSegments];
 #pragma unroll
     for (int s = 0; s < kMaxSegments; ++s)
-      if (s < p.segments) sums[s] = load_from_rank(address, s * share + sub);
+      if (s < p.segments) sums[s] = load_from_rank(address, s);
     float4 total = sums[0];
 #pragma unroll
     for (int s = 1; s < kMaxSegments; ++s)
@@ -228,11 +245,11 @@ __device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partial
   }
 }
 
-// Grid: (clusters * share * segments, ceil(m / kTokens)), clusters of share * segments CTAs along x.
+// Grid: (tiles * segments, ceil(m / kTokens)), clusters of `segments` CTAs along x.
 template <int kTokens>
-__global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads)
+__global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
     skinny_kernel(const __grid_constant__ CUtensorMap map_weights, const __grid_constant__ CUtensorMap map_tokens,
-                  const __grid_constant__ Problem p, int first_cluster, int stages, int share) {
+                  const __grid_constant__ Problem p, int first_tile, int stages) {
   using Shape = SkinnyShape<kTokens>;
   extern __shared__ uint8_t smem[];
   SkinnyLayout at;
@@ -242,45 +259,39 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads)
   at.full = at.scales + stages * Shape::kScaleFloats * 4;
   at.empty = at.full + stages * 8;
 
-  const int rank = cluster_rank(), segment = rank / share;
-  const int tile = (first_cluster + blockIdx.x / (share * p.segments)) * share + rank % share;
+  const int segment = cluster_rank(), tile = first_tile + blockIdx.x / p.segments;
   const int k_begin = segment_begin(p.k_blocks, p.segments, segment);
   const SkinnyPart part{tile * Shape::kRows, int(blockIdx.y) * kTokens, k_begin,
                         segment_begin(p.k_blocks, p.segments, segment + 1) - k_begin};
-  const bool clustered = share * p.segments > 1;
 
   if (threadIdx.x == Shape::kConsumers) {
     prefetch_map(&map_weights);
     prefetch_map(&map_tokens);
     for (int s = 0; s < stages; ++s) {
       barrier_init(at.full + s * 8, 2);
-      barrier_init(at.empty + s * 8, share * Shape::kConsumers / 32);
+      barrier_init(at.empty + s * 8, Shape::kConsumers / 32);
     }
     barrier_init_fence();
   }
-  __syncwarp();
-  if (share > 1)
-    cluster_meet();
-  else
-    __syncthreads();
+  __syncthreads();
 
   if (threadIdx.x == Shape::kConsumers) {
-    skinny_load_operands<Shape>(&map_weights, &map_tokens, at, stages, share, part);
+    skinny_load_operands<Shape>(&map_weights, &map_tokens, at, stages, part);
   } else if (threadIdx.x >= Shape::kConsumers + 32) {
     skinny_load_scales<Shape>(p, at, stages, part);
   } else if (threadIdx.x < Shape::kConsumers) {
-    SkinnyConsumer<Shape> consumer(at, stages, share);
+    SkinnyConsumer<Shape> consumer(at, stages);
     consumer.sum_blocks(part.blocks);
     consumer.store_partials();
   }
   __syncwarp();
-  if (clustered)
+  if (p.segments > 1)
     cluster_sync();
   else
     __syncthreads();
-  if (threadIdx.x < Shape::kConsumers) skinny_reduce<Shape>(p, at.weights, share, segment, part);
+  if (threadIdx.x < Shape::kConsumers) skinny_reduce<Shape>(p, at.weights, segment, part);
   __syncwarp();
-  if (clustered) cluster_meet();  // no CTA leaves while another still reads its partial sums
+  if (p.segments > 1) cluster_meet();  // no CTA leaves while another still reads its partial sums
 }
 
 }  // namespace farm

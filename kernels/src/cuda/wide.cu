@@ -8,7 +8,7 @@ namespace farm {
 namespace {
 
 template <typename Shape>
-int run(const Device &device, const Operands &operands, const Problem &p, const StreamK &streamk, int sm_count,
+int run(const Device &device, const Operands &operands, const Problem &p, const Workspace &space, int sm_count,
         bool after_kernel, cudaStream_t stream) {
   CUtensorMap map_a, map_b;
   if (const int status = tensor_map(&map_a, operands.a, kTileM / Shape::kClusterN)) return status;
@@ -23,19 +23,19 @@ int run(const Device &device, const Operands &operands, const Problem &p, const 
                                       Schedule<Shape>::ceil_div(p.n, kTileN * Shape::kClusterN));
   }
   config.grid = dim3(clusters * kSize);
-  void *args[] = {&map_a, &map_b, const_cast<Problem *>(&p), const_cast<StreamK *>(&streamk)};
+  void *args[] = {&map_a, &map_b, const_cast<Problem *>(&p), const_cast<Workspace *>(&space)};
   return launch(device, kernel, config, args);
 }
 
-StreamK split(const Problem &p, int workers) {
+Workspace split(const Problem &p, int workers) {
   const int tiles = (p.m + kTileM - 1) / kTileM * ((p.n + kTileN - 1) / kTileN);
   const int waves = tiles / workers, rest = tiles % workers;
   // A remainder is split together with the last full wave, so that no worker ends up with a sliver.
   const int whole = rest == 0 ? tiles : std::max(0, waves - 1) * workers;
-  return {whole, tiles - whole, false, nullptr, nullptr};
+  return {nullptr, whole, tiles - whole, false, nullptr};
 }
 
-size_t partials_bytes(const StreamK &s, bool ordered, int workers) {
+size_t partials_bytes(const Workspace &s, bool ordered, int workers) {
   if (s.split_tiles == 0) return 0;
   return (ordered ? size_t(workers) * 2 : size_t(s.split_tiles)) * kPartialFloats * sizeof(float);
 }
@@ -55,22 +55,22 @@ int run_wide(const Device &device, const Operands &operands, const Problem &p, i
 
 size_t streamk_workspace(const Problem &p, bool ordered, int workers) {
   workers = useful_workers(p, workers);
-  const StreamK s = split(p, workers);
+  const Workspace s = split(p, workers);
   return partials_bytes(s, ordered, workers) + s.split_tiles * sizeof(int);
 }
 
 int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
-                const StreamKWorkspace &workspace, cudaStream_t stream) {
+                const Memory &workspace, cudaStream_t stream) {
   workers = useful_workers(p, workers);
-  StreamK s = split(p, workers);
+  Workspace s = split(p, workers);
   const size_t partials = partials_bytes(s, ordered, workers), arrivals = s.split_tiles * sizeof(int);
   s.ordered = ordered;
-  s.partials = static_cast<float *>(workspace.data);
+  s.sums = static_cast<float *>(workspace.data);
   s.arrivals = reinterpret_cast<int *>(static_cast<char *>(workspace.data) + partials);
   if (s.split_tiles > 0) {
     // Unordered sums start from zero; ordered ones are stored, so only the counters need clearing.
     const cudaError_t error = ordered ? cudaMemsetAsync(s.arrivals, 0, arrivals, stream)
-                                      : cudaMemsetAsync(s.partials, 0, partials + arrivals, stream);
+                                      : cudaMemsetAsync(s.sums, 0, partials + arrivals, stream);
     if (error != cudaSuccess) return fail(FARM_LAUNCH_FAILED, cudaGetErrorString(error));
   }
   return run<WideShape<1, 1, Work::kStreamK>>(device, operands, p, s, workers, false, stream);

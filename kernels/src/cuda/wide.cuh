@@ -1,8 +1,8 @@
 // Many tokens: big tiles, one CTA an SM, tensor cores kept busy.
 //
-// A tile is 128 tokens by 128 rows of weights. A producer thread fills a ring of shared-memory stages by TMA; two consumer
-// warpgroups own half of the tokens each, and two sets of accumulators: while one set's partial sums are promoted with
-// the scales, the tensor cores fill the other. CTAs of a cluster share what they load by multicast, since
+// A tile is 128 tokens by 128 rows of weights. A producer thread fills a ring of shared-memory stages by TMA. Two
+// consumer warpgroups own half of the tokens and two sets of accumulators each: while one set's partial sums are
+// promoted with the scales, the tensor cores fill the other. CTAs of a cluster share what they load by multicast, since
 // L2 could not feed 132 SMs with tiles of this size one by one. Results go from registers to memory, after a 4x4
 // transposition inside each quad of lanes that makes every store 16 bytes.
 #pragma once
@@ -17,12 +17,13 @@ enum class Work {
   kStreamK    // workers split the K blocks of all tiles evenly; partial tiles meet in the workspace
 };
 
-// Where stream-K workers leave partial sums. Only the last tiles are split, as CUTLASS does it.
-struct StreamK {
+// Where stream-K workers leave partial sums, in pieces of [64][256] floats, a column for each thread: a piece for each
+// split tile where the order does not matter, else two for each worker. Only the last tiles are split, as CUTLASS does.
+struct Workspace {
+  float *sums;
   int whole_tiles, split_tiles;
   bool ordered;
-  float *partials;  // unordered: [split_tiles], ordered: [workers][2], of [64][256] floats
-  int *arrivals;    // [split_tiles], zero at launch
+  int *arrivals;  // [split_tiles], zero at launch
 };
 
 constexpr int kTileM = 128, kTileN = 128;
@@ -35,9 +36,9 @@ struct WideShape {
   static constexpr int kClusterM = kClusterM_, kClusterN = kClusterN_;
   static constexpr Work kWork = kWork_;
   static constexpr int kBytesA = kTileM * kBlockK, kBytesB = kTileN * kBlockK;
+  static constexpr int kTotalBytes = kWork == Work::kSegments ? kPartialFloats * 4 : 0;  // sums of earlier segments
   static constexpr int kStages = kWork == Work::kSegments ? 5 : 6;
   static constexpr int kPeers = kClusterM + kClusterN - 1;  // CTAs that share a load with this one, itself included
-  static constexpr int kTotalBytes = kWork == Work::kSegments ? kPartialFloats * 4 : 0;  // sums of earlier segments
   static constexpr int kSmemBytes = 1024 + kStages * (kBytesA + kBytesB + 16) + kTotalBytes;
 };
 
@@ -60,7 +61,7 @@ __device__ __forceinline__ int worker_of(int64_t x, int64_t units, int workers) 
 template <typename Shape>
 class Schedule {
  public:
-  __device__ Schedule(const Problem &p, const StreamK &streamk) : p_(p) {
+  __device__ Schedule(const Problem &p, const Workspace &space) : p_(p) {
     const int rank = cluster_rank();
     constexpr int kSize = Shape::kClusterM * Shape::kClusterN;
     rank_m_ = rank / Shape::kClusterN;
@@ -70,8 +71,8 @@ class Schedule {
     next_ = blockIdx.x / kSize;
     step_ = gridDim.x / kSize;
     if constexpr (Shape::kWork == Work::kStreamK) {
-      whole_tiles_ = streamk.whole_tiles;
-      const int64_t units = int64_t(streamk.split_tiles) * p.k_blocks;
+      whole_tiles_ = space.whole_tiles;
+      const int64_t units = int64_t(space.split_tiles) * p.k_blocks;
       unit_ = blockIdx.x * units / gridDim.x;
       unit_end_ = (blockIdx.x + 1) * units / gridDim.x;
     } else {
@@ -175,16 +176,19 @@ class WideConsumer {
     high_ = scale_a + min(piece.first_row + wide_row() + 8, p_.m - 1);
     b_ = p_.scale_b + min(piece.first_column, p_.n - 1) / kScaleRows * p_.ld_scale_b + piece.k_begin;
     left_ = piece.k_end - piece.k_begin;
+    segment_ = 0;
+    segment_left_ = segment_begin(p_.k_blocks, p_.segments, 1);
     load_scales();
   }
 
   // sum += the next `blocks` blocks.
   __device__ __forceinline__ void accumulate(int blocks, float (&sum)[64]) {
-    alternate<64>(
-        blocks, [this](float(&d)[64]) { start(d); }, [this, &sum](float(&d)[64]) { finish(d, sum); });
+    alternate<1, 64>(blocks, [this](Batch &d) { start(d[0]); }, [this, &sum](Batch &d) { finish(d[0], sum); });
   }
 
  private:
+  using Batch = Accumulators<1, 64>;
+
   __device__ __forceinline__ void start(float (&partial)[64]) {
     barrier_wait(at_.full + loaded_.stage * 8, loaded_.phase);
     const uint64_t a = operand(at_.a + loaded_.stage * Shape::kBytesA + group_ * 64 * kBlockK);
@@ -208,6 +212,27 @@ class WideConsumer {
     }
 #pragma unroll
     for (int j = 0; j < 64; ++j) sum[j] = promote(sum[j], partial[j], j / 2 % 2 ? high : low);
+    if constexpr (Shape::kWork == Work::kSegments)
+      if (--segment_left_ == 0) end_segment(sum);
+  }
+
+  // Adds the segments in order. Between them the sum waits in shared memory: there is no room for a fourth set of
+  // registers, and by way of L2 it took three times as long. The tensor cores go on with the next segment meanwhile.
+  __device__ __forceinline__ void end_segment(float (&sum)[64]) {
+    const uint32_t mine = at_.totals + threadIdx.x * 4;
+    const bool first = segment_ == 0, last = ++segment_ == p_.segments;
+    if (!first) {
+#pragma unroll
+      for (int j = 0; j < 64; ++j) sum[j] = __fadd_rn(load_shared(mine + j * kWideConsumers * 4), sum[j]);
+    }
+    if (last) return;
+#pragma unroll
+    for (int j = 0; j < 64; ++j) {
+      store_shared(mine + j * kWideConsumers * 4, sum[j]);
+      sum[j] = 0.f;
+    }
+    segment_left_ = segment_begin(p_.k_blocks, p_.segments, segment_ + 1) -
+                    segment_begin(p_.k_blocks, p_.segments, segment_);
   }
 
   // Of the block after the one at hand, which takes longer to multiply than these take to arrive.
@@ -219,7 +244,7 @@ class WideConsumer {
 
   const Problem &p_;
   const WideLayout at_;
-  int group_, lane_, peer_, left_;
+  int group_, lane_, peer_, left_, segment_, segment_left_;
   RingPosition loaded_, done_;
   const float *low_, *high_, *b_;
   float scale_low_, scale_high_, scale_b_;
@@ -270,34 +295,34 @@ __device__ __forceinline__ void store_tile(const Problem &p, const Piece &piece,
 }
 
 // Leaves a partial tile in the workspace. True in the worker that came last, which then holds the whole sum.
-__device__ __forceinline__ bool join_streamk(const Problem &p, const StreamK &streamk, const Piece &piece,
+__device__ __forceinline__ bool join_streamk(const Problem &p, const Workspace &space, const Piece &piece,
                                              int *last, float (&sum)[64]) {
-  const int64_t units = int64_t(streamk.split_tiles) * p.k_blocks, tile_begin = int64_t(piece.split_tile) * p.k_blocks;
+  const int64_t units = int64_t(space.split_tiles) * p.k_blocks, tile_begin = int64_t(piece.split_tile) * p.k_blocks;
   const int first = worker_of(tile_begin, units, gridDim.x);
   const int count = worker_of(tile_begin + p.k_blocks - 1, units, gridDim.x) - first + 1;
   if (count == 1) return true;
   auto slot = [&](int worker) {
     const bool begins_here = worker * units / gridDim.x / p.k_blocks == piece.split_tile;
-    return streamk.partials + (int64_t(worker) * 2 + (begins_here ? 0 : 1)) * kPartialFloats + threadIdx.x;
+    return space.sums + (int64_t(worker) * 2 + (begins_here ? 0 : 1)) * kPartialFloats + threadIdx.x;
   };
-  float *mine = streamk.ordered ? slot(blockIdx.x)
-                                : streamk.partials + int64_t(piece.split_tile) * kPartialFloats + threadIdx.x;
+  float *mine = space.ordered ? slot(blockIdx.x)
+                                : space.sums + int64_t(piece.split_tile) * kPartialFloats + threadIdx.x;
 #pragma unroll
   for (int j = 0; j < 64; ++j) {
-    if (streamk.ordered)
+    if (space.ordered)
       __stcg(mine + j * kWideConsumers, sum[j]);
     else
       atomicAdd(mine + j * kWideConsumers, sum[j]);
   }
   __threadfence();
   named_barrier(1, kWideConsumers);
-  if (threadIdx.x == 0) *last = atomicAdd(streamk.arrivals + piece.split_tile, 1) == count - 1;
+  if (threadIdx.x == 0) *last = atomicAdd(space.arrivals + piece.split_tile, 1) == count - 1;
   named_barrier(1, kWideConsumers);
   if (!*last) return false;
   __threadfence();
 #pragma unroll
-  for (int j = 0; j < 64; ++j) sum[j] = __ldcg((streamk.ordered ? slot(first) : mine) + j * kWideConsumers);
-  for (int worker = first + 1; streamk.ordered && worker < first + count; ++worker) {
+  for (int j = 0; j < 64; ++j) sum[j] = __ldcg((space.ordered ? slot(first) : mine) + j * kWideConsumers);
+  for (int worker = first + 1; space.ordered && worker < first + count; ++worker) {
     const float *theirs = slot(worker);
 #pragma unroll
     for (int j = 0; j < 64; ++j) sum[j] = __fadd_rn(sum[j], __ldcg(theirs + j * kWideConsumers));
@@ -305,39 +330,17 @@ __device__ __forceinline__ bool join_streamk(const Problem &p, const StreamK &st
   return true;
 }
 
-// The segments of a tile, added in order. Between segments the sum waits in shared memory: there is no room for a fourth
-// set of registers.
 template <typename Shape>
-__device__ __forceinline__ void sum_segments(const Problem &p, const WideLayout &at, WideConsumer<Shape> &consumer,
-                                             float (&sum)[64]) {
-  const uint32_t mine = at.totals + threadIdx.x * 4;
-  for (int s = 0; s < p.segments; ++s) {
-#pragma unroll
-    for (int j = 0; j < 64; ++j) sum[j] = 0.f;
-    consumer.accumulate(
-        segment_begin(p.k_blocks, p.segments, s + 1) - segment_begin(p.k_blocks, p.segments, s), sum);
-#pragma unroll
-    for (int j = 0; j < 64; ++j) {
-      if (s > 0) sum[j] = __fadd_rn(load_shared(mine + j * kWideConsumers * 4), sum[j]);
-      if (s + 1 < p.segments) store_shared(mine + j * kWideConsumers * 4, sum[j]);
-    }
-  }
-}
-
-template <typename Shape>
-__device__ __forceinline__ void wide_consume(const Problem &p, const StreamK &streamk, const WideLayout &at, int *last,
+__device__ __forceinline__ void wide_consume(const Problem &p, const Workspace &space, const WideLayout &at, int *last,
                                              Schedule<Shape> schedule) {
   WideConsumer<Shape> consumer(p, at);
   Piece piece;
   while (schedule.next(piece)) {
     consumer.begin(piece);
     float sum[64] = {};
-    if constexpr (Shape::kWork == Work::kSegments)
-      sum_segments<Shape>(p, at, consumer, sum);
-    else
-      consumer.accumulate(piece.k_end - piece.k_begin, sum);
+    consumer.accumulate(piece.k_end - piece.k_begin, sum);
     if constexpr (Shape::kWork == Work::kStreamK)
-      if (piece.split_tile >= 0 && !join_streamk(p, streamk, piece, last, sum)) continue;
+      if (piece.split_tile >= 0 && !join_streamk(p, space, piece, last, sum)) continue;
     store_tile(p, piece, sum);
   }
 }
@@ -346,7 +349,7 @@ __device__ __forceinline__ void wide_consume(const Problem &p, const StreamK &st
 template <typename Shape>
 __global__ void __launch_bounds__(kWideThreads, 1)
     wide_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
-                const __grid_constant__ Problem p, const __grid_constant__ StreamK streamk) {
+                const __grid_constant__ Problem p, const __grid_constant__ Workspace space) {
   extern __shared__ uint8_t smem[];
   __shared__ int last;
   WideLayout at;
@@ -371,7 +374,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   else
     __syncthreads();
 
-  const Schedule<Shape> schedule(p, streamk);
+  const Schedule<Shape> schedule(p, space);
   wait_for_previous_kernel();
   let_next_kernel_start();
   if (threadIdx.x >= kWideConsumers) {
@@ -379,7 +382,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     if (threadIdx.x == kWideConsumers) wide_load_operands<Shape>(&map_a, &map_b, at, schedule);
   } else {
     more_registers<232>();
-    wide_consume<Shape>(p, streamk, at, &last, schedule);
+    wide_consume<Shape>(p, space, at, &last, schedule);
   }
   __syncwarp();
   if constexpr (kClustered) cluster_meet();  // no CTA leaves while a peer may still signal its barriers
