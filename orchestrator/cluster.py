@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from specs.unit import Capacity
 if TYPE_CHECKING:
     import ray
 
+REACH_TIMEOUT_S = 10.0
 PREPARE_TIMEOUT_S = 900.0
 """For building the kernels on a worker that has none in its cache."""
 
@@ -134,6 +136,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
             cpus, gpus = node["Resources"]["CPU"], node["Resources"].get("GPU", 0)
             ray.init(num_cpus=cpus, num_gpus=gpus, labels=node["Labels"], include_dashboard=False, **quiet)
         else:
+            _check_reachable(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the cluster at {address} can't be joined" if address else "an embedded Ray can't be started"
@@ -142,6 +145,13 @@ def connect(address: str | None) -> Iterator[Cluster]:
         yield Cluster([node for node in ray.nodes() if node["Alive"]])
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would go on trying for many minutes. Raises OSError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
 
 
 def check_agreement(workers: list[Hired]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import Cluster, Hired, check_agreement, local
+from orchestrator.cluster import Cluster, Hired, check_agreement, connect, local
 from specs.errors import InfrastructureError, UsageError
 from specs.job import Device
 from tests.orchestrator.builders import environment, job
@@ -49,3 +49,9 @@ def test_workers_whose_software_differs_are_told_apart() -> None:
         InfrastructureError, match=r"torch: 2\.13\.0 on worker 0 \(node-1\), 2\.11\.0 on worker 1 \(n2\)"
     ):
         check_agreement([first, Hired(1, None, environment(torch="2.11.0", node="n2"))])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
+    with pytest.raises(InfrastructureError, match=f"the cluster at {address} can't be joined"), connect(address):
+        pass

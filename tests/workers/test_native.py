@@ -8,7 +8,7 @@ import torch
 
 from workers.errors import KernelError
 from workers.gemm.inputs import make_inputs
-from workers.gemm.native import OUT_DTYPES, VARIANTS, NativeGemm, NativeLibrary, fp8_blockwise_scaled_mm
+from workers.gemm.native import OUT_DTYPES, VARIANTS, NativeGemm, NativeLibrary, multiply
 from workers.gemm.reference import reference_fp64, relative_error
 from workers.gemm.target import QUIET, Conditions, GemmInputs, GemmTarget
 
@@ -19,7 +19,7 @@ INPUTS = make_inputs(24, 136, 512, seed=0, device=CPU)
 @pytest.mark.parametrize("dtype", OUT_DTYPES, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_product_in_sgl_kernels_layouts(variant: str, dtype: torch.dtype) -> None:
-    out = fp8_blockwise_scaled_mm(INPUTS.mat_a, INPUTS.mat_b, INPUTS.scales_a, INPUTS.scales_b, dtype, variant=variant)
+    out = multiply(INPUTS, dtype, variant)
     assert out.shape == (24, 136) and out.dtype == dtype
     assert relative_error(out, reference_fp64(INPUTS)) < 2**-8
 
@@ -83,7 +83,7 @@ def test_an_unknown_variant_or_dtype_is_refused() -> None:
     with pytest.raises(
         ValueError, match=re.escape("out_dtype is torch.float64; allowed are bfloat16, float16, float32")
     ):
-        fp8_blockwise_scaled_mm(INPUTS.mat_a, INPUTS.mat_b, INPUTS.scales_a, INPUTS.scales_b, torch.float64)
+        multiply(INPUTS, torch.float64, "invariant")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
 
 
 def _product(inputs: GemmInputs) -> torch.Tensor:
-    return fp8_blockwise_scaled_mm(inputs.mat_a, inputs.mat_b, inputs.scales_a, inputs.scales_b, torch.bfloat16)
+    return multiply(inputs, torch.bfloat16, "invariant")
 
 
 def _odd_strides(x: torch.Tensor) -> tuple[int, ...]:

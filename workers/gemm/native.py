@@ -17,7 +17,7 @@ import torch
 from workers.build import Backend, build
 from workers.errors import KernelError
 from workers.gemm.inputs import BLOCK, FP8
-from workers.gemm.target import QUIET, Conditions, GemmInputs, Launch
+from workers.gemm.target import QUIET, Call, Conditions, GemmInputs, Launch
 
 VARIANTS = {"streamk": 0, "streamk-ordered": 1, "persistent": 2, "invariant": 3}
 OUT_DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -90,26 +90,15 @@ def load(backend: Backend) -> NativeLibrary:
     return NativeLibrary(build(backend).path)
 
 
-def fp8_blockwise_scaled_mm(
-    mat_a: torch.Tensor,
-    mat_b: torch.Tensor,
-    scales_a: torch.Tensor,
-    scales_b: torch.Tensor,
-    out_dtype: torch.dtype,
-    variant: str = "invariant",
-) -> torch.Tensor:
-    """``(mat_a * scales_a) @ (mat_b * scales_b)`` with e4m3 operands scaled by blocks, in sgl-kernel's layouts.
+def multiply(inputs: GemmInputs, out_dtype: torch.dtype, variant: str) -> torch.Tensor:
+    """The product (m, n), with memory for it and for the workspace allocated here: what ``workers.gemm.op`` calls.
 
-    ``mat_a`` (m, k) row-major, ``mat_b`` (k, n) column-major, both float8_e4m3fn; ``scales_a`` (m, k/128) float32 with
-    stride(0) == 1, a scale per row and 128 of K; ``scales_b`` (k/128, ceil(n/128)) float32 with stride(0) == 1, a scale
-    per 128x128 block. Leading dimensions may be larger than needed. k must be a multiple of 128, n of 8. ``out_dtype``
-    is bfloat16, float16 or float32. Returns (m, n). Raises ValueError for operands that don't fit, KernelError and
-    BuildError where the library fails.
+    Raises ValueError for operands that don't fit, KernelError and BuildError where the library fails.
     """
-    inputs = GemmInputs(mat_a, mat_b, scales_a, scales_b)
+    target = NativeGemm(variant)
     check_inputs(inputs, out_dtype)
-    out = torch.empty((inputs.m, inputs.n), dtype=out_dtype, device=mat_a.device)
-    NativeGemm(variant).bind(inputs, out)(QUIET)
+    out = torch.empty((inputs.m, inputs.n), dtype=out_dtype, device=inputs.mat_a.device)
+    target.bind(inputs, out)(QUIET)
     return out
 
 
@@ -152,6 +141,9 @@ class NativeGemm:
         _check_out(inputs, out)
         return _BoundGemm(load(_backend(out.device)), inputs, out, VARIANTS[self.name])
 
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
+        return lambda: multiply(inputs, out_dtype, self.name)
+
 
 class _BoundGemm:
     """A launch. It holds the tensors whose bare addresses the C struct has."""
@@ -186,7 +178,10 @@ class _BoundGemm:
 
 
 def check_inputs(inputs: GemmInputs, out_dtype: torch.dtype) -> None:
-    """Raises ValueError with the value given, what is allowed and what to do, for the first thing that does not fit."""
+    """Raises ValueError with the value given, what is allowed and what to do, for the first thing that does not fit.
+
+    Leading dimensions may be larger than needed.
+    """
     if out_dtype not in OUT_DTYPES:
         raise ValueError(f"out_dtype is {out_dtype}; allowed are {_names(OUT_DTYPES)}")
     operands = vars(inputs)

@@ -15,7 +15,7 @@ import torch
 
 from specs.errors import UsageError
 from workers.gemm.inputs import BLOCK
-from workers.gemm.target import Conditions, GemmInputs, GemmTarget, Launch
+from workers.gemm.target import Call, Conditions, GemmInputs, GemmTarget, Launch
 
 HOPPER = (9, 0)
 
@@ -35,10 +35,13 @@ class SglKernel:
         return _needs_dtype(self.name, out_dtype, (torch.bfloat16, torch.float16))
 
     def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        return _into(out, self.call(inputs, out.dtype))
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
         importlib.import_module("sgl_kernel")
         product = torch.ops.sgl_kernel.fp8_blockwise_scaled_mm.default
         operands = (inputs.mat_a, inputs.mat_b, inputs.scales_a, inputs.scales_b)
-        return _into(out, lambda: product(*operands, out.dtype))
+        return lambda: product(*operands, out_dtype)
 
 
 class DeepGemm:
@@ -52,14 +55,28 @@ class DeepGemm:
         return missing or _needs_dtype(self.name, out_dtype, (torch.bfloat16,))
 
     def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        product = self._product(inputs)
+        return lambda _conditions: product(out)
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
+        product = self._product(inputs)
+
+        def call() -> torch.Tensor:
+            out = torch.empty(inputs.m, inputs.n, dtype=out_dtype, device=inputs.mat_a.device)
+            product(out)
+            return out
+
+        return call
+
+    def _product(self, inputs: GemmInputs) -> Callable[[torch.Tensor], None]:
         deep_gemm = importlib.import_module("deep_gemm")
         activations = (inputs.mat_a, deep_gemm.get_mn_major_tma_aligned_tensor(inputs.scales_a))
         weights = (inputs.mat_b.t(), inputs.scales_b.t().contiguous())
 
-        def launch(_conditions: Conditions) -> None:
+        def product(out: torch.Tensor) -> None:
             deep_gemm.fp8_gemm_nt(activations, weights, out)
 
-        return launch
+        return product
 
 
 class TorchScaledMM:
@@ -77,29 +94,53 @@ class TorchScaledMM:
         return _needs_dtype(self.name, out_dtype, (torch.bfloat16,))
 
     def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        return _into(out, self.call(inputs, out.dtype))
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
         functional: Any = torch.nn.functional
-        rows = -(-inputs.m // 4) * 4
-        mat_a = torch.zeros(rows, inputs.k, dtype=torch.uint8, device=out.device).view(inputs.mat_a.dtype)
-        mat_a[: inputs.m] = inputs.mat_a
-        scales_a = torch.ones(inputs.k // BLOCK, rows, device=out.device)
-        scales_a[:, : inputs.m] = inputs.scales_a.t()
+        kinds = functional.ScalingType
+        mat_a, scales_a = _rows_in_fours(inputs)
         blocks = inputs.k // BLOCK
         scales_b = torch.nn.functional.pad(inputs.scales_b.t(), (0, -blocks % 4)).contiguous().t()
-        kinds = functional.ScalingType
 
-        def product() -> torch.Tensor:
+        def call() -> torch.Tensor:
             whole: torch.Tensor = functional.scaled_mm(
                 mat_a,
                 inputs.mat_b,
-                scales_a.t(),
+                scales_a,
                 kinds.BlockWise1x128,
                 scales_b,
                 kinds.BlockWise128x128,
-                output_dtype=out.dtype,
+                output_dtype=out_dtype,
             )
             return whole[: inputs.m]
 
-        return _into(out, product)
+        return call
+
+
+class Triton:
+    """A Triton kernel in the way of DeepSeek's, whose tiles depend on m: ``workers.gemm.triton_gemm``."""
+
+    name = "triton"
+    takes_sm_count = False
+
+    def unsupported(self, m: int, n: int, k: int, out_dtype: torch.dtype, device: torch.device) -> str | None:
+        missing = _needs_hopper(device) or _needs_package("triton", "triton")
+        return missing or _needs_dtype(self.name, out_dtype, (torch.bfloat16, torch.float16, torch.float32))
+
+    def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        multiply_into = importlib.import_module("workers.gemm.triton_gemm").multiply_into
+        return lambda _conditions: multiply_into(inputs, out)
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
+        multiply_into = importlib.import_module("workers.gemm.triton_gemm").multiply_into
+
+        def call() -> torch.Tensor:
+            out = torch.empty(inputs.m, inputs.n, dtype=out_dtype, device=inputs.mat_a.device)
+            multiply_into(inputs, out)
+            return out
+
+        return call
 
 
 class PythonFunction:
@@ -121,18 +162,33 @@ class PythonFunction:
         return None
 
     def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
+        return _into(out, self.call(inputs, out.dtype))
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
         operands = (inputs.mat_a, inputs.mat_b, inputs.scales_a, inputs.scales_b)
-        return _into(out, lambda: self._function(*operands, out.dtype))
+        return lambda: self._function(*operands, out_dtype)
 
 
-PEERS: dict[str, Callable[[], GemmTarget]] = {peer.name: peer for peer in (SglKernel, DeepGemm, TorchScaledMM)}
+PEERS: dict[str, Callable[[], GemmTarget]] = {peer.name: peer for peer in (SglKernel, DeepGemm, TorchScaledMM, Triton)}
 
 
-def _into(out: torch.Tensor, product: Callable[[], torch.Tensor]) -> Launch:
+def _into(out: torch.Tensor, product: Call) -> Launch:
     def launch(_conditions: Conditions) -> None:
         out.copy_(product())
 
     return launch
+
+
+def _rows_in_fours(inputs: GemmInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and its scales as cuBLASLt takes them: a multiple of four rows, scales without gaps."""
+    if inputs.m % 4 == 0:
+        return inputs.mat_a, inputs.scales_a.t().contiguous().t()
+    rows = -(-inputs.m // 4) * 4
+    mat_a = torch.zeros(rows, inputs.k, dtype=torch.uint8, device=inputs.mat_a.device).view(inputs.mat_a.dtype)
+    mat_a[: inputs.m] = inputs.mat_a
+    scales_a = torch.ones(inputs.k // BLOCK, rows, device=inputs.mat_a.device)
+    scales_a[:, : inputs.m] = inputs.scales_a.t()
+    return mat_a, scales_a.t()
 
 
 def _needs_hopper(device: torch.device) -> str | None:

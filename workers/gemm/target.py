@@ -56,6 +56,7 @@ class Conditions:
 QUIET = Conditions()
 
 Launch = Callable[[Conditions], None]
+Call = Callable[[], "torch.Tensor"]
 
 
 class GemmTarget(Protocol):
@@ -70,3 +71,9 @@ class GemmTarget(Protocol):
 
     def bind(self, inputs: GemmInputs, out: torch.Tensor) -> Launch:
         """Prepare everything that is not the product itself; the launch returned writes ``out`` (m, n) each time."""
+
+    def call(self, inputs: GemmInputs, out_dtype: torch.dtype) -> Call:
+        """The product as a user calls it, with a new output each time: what is timed.
+
+        Whatever a user prepares once for weights, or gets from the kernel before, is prepared here.
+        """
