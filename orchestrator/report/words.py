@@ -210,11 +210,19 @@ def environment_words(environment: Environment) -> str:
         "Ray": environment.ray,
         "Python": environment.python,
         "kernels": environment.kernel_build[:12],
-        "commit": environment.git_commit and environment.git_commit[:12],
+        "commit": _commit_words(environment.git_commit),
     }
     told = [f"{name} {value}" for name, value in versions.items() if value]
     mask = [] if environment.visible_devices is None else [f"visible devices {environment.visible_devices or 'none'}"]
     return ", ".join([f"{environment.node}: {device}", *told, *mask])
+
+
+def _commit_words(commit: str | None) -> str | None:
+    """Short; a tree with changes that no commit has still says so."""
+    if commit is None:
+        return None
+    name, dash, dirty = commit.partition("-")
+    return name[:12] + dash + dirty
 
 
 def run_words(record: RunRecord) -> str:
