@@ -48,6 +48,7 @@ def test_a_graph_keeps_the_variant_it_captured(
     assert torch.equal(captured, eager)
 
 
+@pytest.mark.filterwarnings("default")  # inductor and what it imports warn of their own affairs
 def test_a_compiled_program_gives_the_eager_bits(
     operands: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
