@@ -44,7 +44,7 @@ def render_table(record: RunRecord, console: Console) -> None:
             console.print(_speeds(found, several_strata(record)))
     for note in notes(record):
         console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", _safe(note.where)))
-        console.print(Padding.indent(Text(_safe(note.text)), 2))
+        console.print(Padding(Text(_safe(note.text)), (0, 0, 0, 2), expand=False))
     errors = record.judgement.errors if record.judgement else []
     for error in errors[:_ERRORS_AT_MOST]:
         console.print(Text.assemble(("gave up", "red"), ": ", _safe(error)))
