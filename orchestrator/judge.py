@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from orchestrator.witness import compare_samples
 from specs.errors import ExitCode
@@ -195,13 +195,7 @@ def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
         second=cell.items[item][second].first,
         first_digest=first.hex(),
         second_digest=second.hex(),
-        elements=difference.elements,
-        differing=difference.differing,
-        index=difference.index,
-        coordinates=difference.coordinates,
-        values=difference.values,
-        bits=difference.bits,
-        max_ulp=difference.max_ulp,
+        **asdict(difference),
     )
 
 

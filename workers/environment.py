@@ -71,29 +71,20 @@ def _cpu_model() -> str:
 
 
 def _driver() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.splitlines()[0].strip()
+    answer = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer.splitlines()[0].strip() if answer else None
 
 
 def _git_commit() -> str | None:
     """Of the source tree that the farm runs from; None where it was installed from a wheel."""
+    here = str(Path(__file__).parent)
+    return _output_of("git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--match=")
+
+
+def _output_of(*command: str) -> str | None:
+    """What a program that may not be there prints."""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--match="],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return done.stdout.strip() or None
