@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from specs.job import Dtype, Property
@@ -58,3 +59,28 @@ def bench_cpu_document() -> dict[str, Any]:
             for timing in timings
         ],
     }
+
+
+def bench_gpu_documents() -> Iterator[tuple[int, dict[str, Any]]]:
+    """The speed table on the first GPU: after every weight, the number of all cells and a document with those so far.
+
+    Raises BuildError, KernelError.
+    """
+    import torch
+
+    from orchestrator.speed import speed_document
+    from workers.bench_gpu import bench_gpu, speed_shapes, warm_deep_gemm
+    from workers.build import build
+    from workers.ceilings import measure_rates, rates_for
+    from workers.environment import capture
+
+    device, shapes = torch.device("cuda", 0), speed_shapes()
+    environment = capture(device, build("cuda").key)
+    warm_deep_gemm(shapes, device)
+    measured = measure_rates(device)
+    floor = rates_for(environment.device, measured)
+    cells = []
+    for cell, following in zip(bench_gpu(shapes, device, floor), [*shapes[1:], None], strict=True):
+        cells.append(cell)
+        if following is None or (following.k, following.n) != (cell.shape.k, cell.shape.n):
+            yield len(shapes), speed_document(environment, measured, floor, cells)

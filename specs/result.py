@@ -44,7 +44,9 @@ class Measurement(Part):
     """Accuracy and speed of one variant, shape and dtype, from one unit."""
 
     seconds: list[float]
-    """Of single launches, in the order they were made."""
+    """Of a launch, in the order they were made; on a GPU each is the mean over a turn (see ``workers.timing``)."""
+    captured: bool = False
+    """Launched by CUDA graphs. Elsewhere the host's time is in ``seconds``."""
     relative_error: float
     """||out - ref|| / ||ref|| against fp64 of the dequantised operands."""
     rounding_floor: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from workers.gemm.targets import find_target
 from workers.ledger import Ledger
 from workers.problem import TORCH_DTYPES, Problem
 from workers.stress import Stressed
+from workers.timing import LaunchTimes, rotated, time_launches
 
 ACROSS_DEVICES = "all devices"
 """Stratum of cross_device, the one property whose samples may come from different devices."""
@@ -83,12 +83,18 @@ class Runner:
         launch = target.bind(problem.inputs, out)
         launch(QUIET)
         moved = problem.sensitivity(unit.dtype)
+        if self.device.type == "cpu":
+            times = _times_on_cpu(launch, unit.trials)
+        else:
+            calls = [target.call(inputs, out.dtype) for inputs in rotated(problem.inputs)]
+            times = time_launches({unit.variant: calls}, turns=unit.trials)[unit.variant]
         return Measurement(
             relative_error=relative_error(out, problem.reference),
             rounding_floor=rounding_floor(problem.reference, out.dtype, unit.shape.k),
             reordered_elements=moved.changed,
             reordered_of=moved.checked,
-            seconds=[_seconds_of(launch, self.device) for _ in range(unit.trials)],
+            seconds=list(times.seconds),
+            captured=times.captured,
         )
 
     def _problem_of(self, unit: WorkUnit) -> Problem:
@@ -104,15 +110,10 @@ def _unsupported(unit: WorkUnit, target: GemmTarget, device: torch.device) -> st
     return target.unsupported(shape.m, shape.n, shape.k, TORCH_DTYPES[unit.dtype], device)
 
 
-def _seconds_of(launch: Launch, device: torch.device) -> float:
-    if device.type == "cpu":
+def _times_on_cpu(launch: Launch, launches: int) -> LaunchTimes:
+    seconds = []
+    for _ in range(launches):
         started = time.perf_counter()
         launch(QUIET)
-        return time.perf_counter() - started
-    timed: Any = torch.cuda.Event
-    start, end = timed(enable_timing=True), timed(enable_timing=True)
-    start.record()
-    launch(QUIET)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
+        seconds.append(time.perf_counter() - started)
+    return LaunchTimes(tuple(seconds), launches=1, captured=False)
