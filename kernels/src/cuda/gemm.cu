@@ -12,14 +12,14 @@ namespace {
 constexpr int kWideTiles = 64;
 
 // How many segments K is summed in: enough that one CTA a segment and tile of 64 weight rows fills the device at small
-// m, of four blocks or more each. Up to four while there are at most 216 CTAs, and up to the eight of a cluster where n
-// is so small that even then they are at most 72. Of (n, k) alone, or results would depend on the batch.
+// m, and no more, since big tiles pay for each segment, the less the longer it is. Of (n, k) alone, or results would
+// depend on the batch.
 int segments_of(int n, int k_blocks) {
-  constexpr int kFewestBlocks = 4;
+  constexpr int kMost = 4, kFewestBlocks = 8, kCtas = 216, kLong = 32, kCtasIfLong = 264;
   const int tiles = (n + 63) / 64;
   int segments = 1;
-  for (int s = 2; s <= 8 && k_blocks / s >= kFewestBlocks; ++s)
-    if (tiles * s <= (s <= 4 ? 216 : 72)) segments = s;
+  for (int s = 2; s <= kMost && k_blocks / s >= kFewestBlocks; ++s)
+    if (tiles * s <= (k_blocks / s >= kLong ? kCtasIfLong : kCtas)) segments = s;
   return segments;
 }
 

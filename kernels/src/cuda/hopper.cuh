@@ -176,29 +176,42 @@ __device__ __forceinline__ void pin(Accumulators<kBlocks, N> &d) {
     for (int j = 0; j < N; ++j) asm volatile("" : "+f"(d[u][j])::"memory");
 }
 
-// Runs `batches` batches of wgmma with two sets of accumulators in turns, so that the tensor cores are at work on a
-// batch while finish() uses the results of the one before. start(d) issues and commits a batch, finish(d) takes its
-// results. The straight form matters: where ptxas can't follow which set is in flight, it makes every wgmma wait.
-template <int kBlocks, int N, typename Start, typename Finish>
-__device__ __forceinline__ void alternate(int batches, Start start, Finish finish) {
+// Runs batches of wgmma with two sets of accumulators in turns, so that the tensor cores are at work on a batch while
+// finish() uses the results of the one before. start(d) issues and commits a batch, finish(d) takes its results. The
+// batches come in parts, batches(part) of them in each, an even number in all but the last part; end(part) is called
+// when a part other than the last is finished, with the next part's first batch at work.
+// The straight form matters: where ptxas can't follow which set is in flight, it makes every wgmma wait, and code that
+// is rarely run inside the inner loop costs instruction fetches all the time.
+template <int kBlocks, int N, typename Batches, typename Start, typename Finish, typename End>
+__device__ __forceinline__ void alternate(int parts, Batches batches, Start start, Finish finish, End end) {
   Accumulators<kBlocks, N> even, odd;
-  start(even);
-  int i = 0;
-  for (; i + 2 < batches; i += 2) {
+  const auto take_even = [&] {
     start(odd);
     wgmma_wait<1>();
     pin(even);
     finish(even);
+  };
+  const auto take_odd = [&] {
     start(even);
     wgmma_wait<1>();
     pin(odd);
     finish(odd);
+  };
+  start(even);
+  for (int part = 0; part + 1 < parts; ++part) {
+    for (int i = batches(part); i > 0; i -= 2) {
+      take_even();
+      take_odd();
+    }
+    end(part);
   }
-  if (i + 1 < batches) {
-    start(odd);
-    wgmma_wait<1>();
-    pin(even);
-    finish(even);
+  int left = batches(parts - 1);
+  for (; left > 2; left -= 2) {
+    take_even();
+    take_odd();
+  }
+  if (left == 2) {
+    take_even();
     wgmma_wait<0>();
     pin(odd);
     finish(odd);

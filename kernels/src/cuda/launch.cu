@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <map>

@@ -22,10 +22,11 @@ struct Problem {
   int64_t ld_scale_a, ld_scale_b, ldd;
 };
 
-// First K block of segment s. Segments depend on (n, k) alone; within one, blocks are added in K order from zero, and
-// then segments are added in order. Every executor of the invariant variant keeps to this, so all give the same bits.
+// First K block of segment s; all segments but the last have an even number of blocks. Segments depend on (n, k) alone;
+// within one, blocks are added in K order from zero, and then segments are added in order. Every executor of the
+// invariant variant keeps to this, so all give the same bits.
 __host__ __device__ __forceinline__ int segment_begin(int k_blocks, int segments, int s) {
-  return s * k_blocks / segments;
+  return s == segments ? k_blocks : s * k_blocks / (2 * segments) * 2;
 }
 
 // The one expression by which a block's partial sum joins the running sum.

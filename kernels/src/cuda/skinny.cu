@@ -14,7 +14,9 @@ int ring_stages(const Device &device, const Problem &p, int ctas) {
   constexpr int kSmem = 226 * 1024, kLongK = 32;
   // Two batches are at work before a stage becomes free; fewer stages than they take would hang.
   constexpr int kFewest = std::max(4, 2 * Shape::kBatch);
-  const int blocks = (p.k_blocks + p.segments - 1) / p.segments;
+  int blocks = 0;  // of the longest segment
+  for (int s = 0; s < p.segments; ++s)
+    blocks = std::max(blocks, segment_begin(p.k_blocks, p.segments, s + 1) - segment_begin(p.k_blocks, p.segments, s));
   const int wanted = blocks >= kLongK ? 1 : 2;
   const int per_sm = std::clamp((ctas + device.sm_count - 1) / device.sm_count, wanted, 4);
   const int fit = kSmem / per_sm / (Shape::kStageBytes + Shape::kScaleFloats * 4 + 16);

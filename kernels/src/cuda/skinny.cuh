@@ -136,8 +136,9 @@ class SkinnyConsumer {
         finish(partial);
       }
     } else {
-      alternate<kBatch, kTokens / 2>((blocks + kBatch - 1) / kBatch, [this](Batch &d) { start(d); },
-                                     [this](Batch &d) { finish(d); });
+      alternate<kBatch, kTokens / 2>(
+          1, [blocks](int) { return (blocks + kBatch - 1) / kBatch; }, [this](Batch &d) { start(d); },
+          [this](Batch &d) { finish(d); }, [](int) {});
     }
   }
 
@@ -195,6 +196,7 @@ class SkinnyConsumer {
       const float2 a = load_shared_pair(scales + (warp_ / 4 * kTokens + 8 * j + 2 * (lane_ % 4)) * 4);
       scale[j] = make_float2(block_scale(a.x, scale_b), block_scale(a.y, scale_b));
     }
+    __syncwarp();  // all lanes have read their scales
     if (lane_ == 0) barrier_arrive(at_.empty + done_.stage * 8);
     done_.advance(stages_);
 #pragma unroll
@@ -223,7 +225,7 @@ __device__ __forceinline__ void store_four(const Problem &p, int token, int row,
 template <typename Shape>
 __device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int segment,
                                               const SkinnyPart &part) {
-  constexpr int kMaxSegments = 8, kQuads = Shape::kRows / 4;
+  constexpr int kMaxSegments = 4, kQuads = Shape::kRows / 4;
   const int quads = min(p.m - part.first_token, Shape::kGroupTokens * Shape::kWarpgroups) * kQuads;
   for (int i = segment * Shape::kConsumers + threadIdx.x; i < quads; i += p.segments * Shape::kConsumers) {
     const int token = i / kQuads, row = i % kQuads * 4;

@@ -49,8 +49,8 @@ int useful_workers(const Problem &p, int workers) {
 }  // namespace
 
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
-  if (p.segments > 1) return run<WideShape<1, 2, Work::kSegments>>(device, operands, p, {}, sm_count, true, stream);
-  return run<WideShape<1, 2, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
+  if (p.segments > 1) return run<WideShape<2, 1, Work::kSegments>>(device, operands, p, {}, sm_count, true, stream);
+  return run<WideShape<2, 1, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
 }
 
 size_t streamk_workspace(const Problem &p, bool ordered, int workers) {

@@ -176,14 +176,25 @@ class WideConsumer {
     high_ = scale_a + min(piece.first_row + wide_row() + 8, p_.m - 1);
     b_ = p_.scale_b + min(piece.first_column, p_.n - 1) / kScaleRows * p_.ld_scale_b + piece.k_begin;
     left_ = piece.k_end - piece.k_begin;
-    segment_ = 0;
-    segment_left_ = segment_begin(p_.k_blocks, p_.segments, 1);
     load_scales();
   }
 
-  // sum += the next `blocks` blocks.
-  __device__ __forceinline__ void accumulate(int blocks, float (&sum)[64]) {
-    alternate<1, 64>(blocks, [this](Batch &d) { start(d[0]); }, [this, &sum](Batch &d) { finish(d[0], sum); });
+  // sum = the piece that begin() was told of.
+  __device__ __forceinline__ void accumulate(const Piece &piece, float (&sum)[64]) {
+#pragma unroll
+    for (int j = 0; j < 64; ++j) sum[j] = 0.f;
+    constexpr bool kSegments = Shape::kWork == Work::kSegments;
+    const auto blocks = [this, &piece](int s) {
+      return kSegments ? segment_begin(p_.k_blocks, p_.segments, s + 1) - segment_begin(p_.k_blocks, p_.segments, s)
+                       : piece.k_end - piece.k_begin;
+    };
+    alternate<1, 64>(
+        kSegments ? p_.segments : 1, blocks, [this](Batch &d) { start(d[0]); },
+        [this, &sum](Batch &d) { finish(d[0], sum); }, [this, &sum](int s) { park(sum, s > 0); });
+    if constexpr (kSegments) {
+#pragma unroll
+      for (int j = 0; j < 64; ++j) sum[j] = __fadd_rn(load_shared(parked() + j * kWideConsumers * 4), sum[j]);
+    }
   }
 
  private:
@@ -212,28 +223,23 @@ class WideConsumer {
     }
 #pragma unroll
     for (int j = 0; j < 64; ++j) sum[j] = promote(sum[j], partial[j], j / 2 % 2 ? high : low);
-    if constexpr (Shape::kWork == Work::kSegments)
-      if (--segment_left_ == 0) end_segment(sum);
   }
 
-  // Adds the segments in order. Between them the sum waits in shared memory: there is no room for a fourth set of
-  // registers, and by way of L2 it took three times as long. The tensor cores go on with the next segment meanwhile.
-  __device__ __forceinline__ void end_segment(float (&sum)[64]) {
-    const uint32_t mine = at_.totals + threadIdx.x * 4;
-    const bool first = segment_ == 0, last = ++segment_ == p_.segments;
-    if (!first) {
+  // Adds a segment to those before it, in shared memory: there is no room for a fourth set of registers, and by way of
+  // L2 it took three times as long. Meanwhile the tensor cores are at work on the next segment.
+  __device__ __forceinline__ void park(float (&sum)[64], bool others_before) const {
+    if (others_before) {
 #pragma unroll
-      for (int j = 0; j < 64; ++j) sum[j] = __fadd_rn(load_shared(mine + j * kWideConsumers * 4), sum[j]);
+      for (int j = 0; j < 64; ++j) sum[j] = __fadd_rn(load_shared(parked() + j * kWideConsumers * 4), sum[j]);
     }
-    if (last) return;
 #pragma unroll
     for (int j = 0; j < 64; ++j) {
-      store_shared(mine + j * kWideConsumers * 4, sum[j]);
+      store_shared(parked() + j * kWideConsumers * 4, sum[j]);
       sum[j] = 0.f;
     }
-    segment_left_ = segment_begin(p_.k_blocks, p_.segments, segment_ + 1) -
-                    segment_begin(p_.k_blocks, p_.segments, segment_);
   }
+
+  __device__ __forceinline__ uint32_t parked() const { return at_.totals + threadIdx.x * 4; }
 
   // Of the block after the one at hand, which takes longer to multiply than these take to arrive.
   __device__ __forceinline__ void load_scales() {
@@ -244,7 +250,7 @@ class WideConsumer {
 
   const Problem &p_;
   const WideLayout at_;
-  int group_, lane_, peer_, left_, segment_, segment_left_;
+  int group_, lane_, peer_, left_;
   RingPosition loaded_, done_;
   const float *low_, *high_, *b_;
   float scale_low_, scale_high_, scale_b_;
@@ -337,8 +343,8 @@ __device__ __forceinline__ void wide_consume(const Problem &p, const Workspace &
   Piece piece;
   while (schedule.next(piece)) {
     consumer.begin(piece);
-    float sum[64] = {};
-    consumer.accumulate(piece.k_end - piece.k_begin, sum);
+    float sum[64];
+    consumer.accumulate(piece, sum);
     if constexpr (Shape::kWork == Work::kStreamK)
       if (piece.split_tile >= 0 && !join_streamk(p, space, piece, last, sum)) continue;
     store_tile(p, piece, sum);
