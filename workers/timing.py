@@ -23,6 +23,9 @@ MOST_LAUNCHES = 400
 MOST_COPIES = 64
 """For weights of under two megabytes, which are read in less time than a launch takes."""
 
+# torch's allocator goes on asking a graph whose capture was broken off whether a stream is its own: it has to stay.
+_failed_captures: list[torch.cuda.CUDAGraph] = []
+
 
 @dataclass(frozen=True)
 class LaunchTimes:
@@ -119,6 +122,7 @@ def _capture(calls: Sequence[Call], passes: int) -> torch.cuda.CUDAGraph | None:
                 _launch_all(calls, passes)
         except RuntimeError:
             # A function of someone else's may wait for the device, or copy to the host.
+            _failed_captures.append(graph)
             torch.cuda.synchronize()
             return None
     return graph
