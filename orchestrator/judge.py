@@ -140,13 +140,11 @@ def _held_against_controls(
             f"the job has no control for {group.property}: add a variant with expect: nondeterministic, such as streamk"
         )
     cells = [evidence.table.strata(group._replace(variant=name)).get(stratum, Cell()) for name in controls]
+    if group.variant in controls:
+        trials = cells[controls.index(group.variant)].trials
+        return Outcome.INCONCLUSIVE, f"this control did not flip in {trials} trials"
     if any(cell.unique > 1 for cell in cells):
         return Outcome.DETERMINISTIC, None
-    if group.variant in controls:
-        return (
-            Outcome.INCONCLUSIVE,
-            f"this control did not flip in {evidence.table.strata(group)[stratum].trials} trials",
-        )
     tried = ", ".join(f"{name} ({cell.trials} trials)" for name, cell in zip(controls, cells, strict=True))
     return Outcome.INCONCLUSIVE, f"no control flipped under the same conditions: {tried}"
 

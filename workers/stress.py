@@ -21,7 +21,7 @@ SM_COUNTS = (0, 114, 78)
 """All of them (132 on an H100 or H200 SXM), a PCIe card's, and an H20's: what the same binary meets in the field."""
 OCCUPIED_US = (20, 200)
 LOAD_SIDE = 1024
-COLD_EVERY = 10
+COLD_EVERY = 50
 COLD_S = 0.005
 
 
