@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from specs.unit import WorkUnit
+from workers.graphs import capture
 from workers.ledger import Ledger
 from workers.observe import DeviceObserver
 from workers.problem import Problem
@@ -76,16 +77,24 @@ class _Watched:
         torch.cuda.current_stream().wait_stream(self._beside)
 
     def by_graph(self, begin: int, graphs: int) -> None:
-        """``graphs`` replays of one graph, whose digests are moved on to their trials' places after each."""
+        """``graphs`` replays of one graph, whose digests are moved on to their trials' places after each.
+
+        A target that can't be captured is launched one by one instead.
+        """
         ring = torch.zeros(GRAPH_TRIALS, 2, dtype=torch.int64, device=self._kept.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+
+        def trials() -> None:
             ring.zero_()
             self._beside.wait_stream(torch.cuda.current_stream())
             looked_at: list[torch.cuda.Event | None] = [None, None]
             for place in range(GRAPH_TRIALS):
                 self._turn(place % 2, looked_at, self._unit.first_trial + begin + place, ring[place], place + 1)
             torch.cuda.current_stream().wait_stream(self._beside)
+
+        graph = capture(trials)
+        if graph is None:
+            self.eagerly(range(begin, begin + graphs * GRAPH_TRIALS))
+            return
         for replay in range(graphs):
             graph.replay()
             start = begin + replay * GRAPH_TRIALS

@@ -16,15 +16,13 @@ import numpy as np
 import torch
 
 from workers.gemm.target import Call, GemmInputs
+from workers.graphs import capture
 
 SECONDS_A_TURN = 1e-3
 """Long enough for events, which resolve half a microsecond."""
 MOST_LAUNCHES = 400
 MOST_COPIES = 64
 """For weights of under two megabytes, which are read in less time than a launch takes."""
-
-# torch's allocator goes on asking a graph whose capture was broken off whether a stream is its own: it has to stay.
-_failed_captures: list[torch.cuda.CUDAGraph] = []
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class _Run:
 
     def __init__(self, calls: Sequence[Call], passes: int) -> None:
         self.launches = len(calls) * passes
-        graph = _capture(calls, passes)
+        graph = capture(lambda: _launch_all(calls, passes))
         self.captured = graph is not None
         self._again: Callable[[], object] = graph.replay if graph is not None else lambda: _launch_all(calls, passes)
 
@@ -111,21 +109,6 @@ class _Run:
         # that the device never waits for it between the events.
         self._again()
         return seconds_between(self._again) / self.launches
-
-
-def _capture(calls: Sequence[Call], passes: int) -> torch.cuda.CUDAGraph | None:
-    graph = torch.cuda.CUDAGraph()
-    # A capture that failed would leave its stream current.
-    with torch.cuda.stream(torch.cuda.current_stream()):
-        try:
-            with torch.cuda.graph(graph):
-                _launch_all(calls, passes)
-        except RuntimeError:
-            # A function of someone else's may wait for the device, or copy to the host.
-            _failed_captures.append(graph)
-            torch.cuda.synchronize()
-            return None
-    return graph
 
 
 def _launch_all(calls: Sequence[Call], passes: int) -> None:

@@ -64,7 +64,7 @@ def test_what_can_not_be_captured_is_timed_all_the_same_and_others_are_not_harme
 
 def test_later_captures_work_after_one_that_failed() -> None:
     def fails() -> torch.Tensor:
-        return torch.ones(1).to("cuda").cpu()
+        return torch.ones(1, device="cuda").cpu()
 
     assert not captured(time_launches({"fails": [fails, fails]}, turns=2))
     assert captured(time_launches({"works": copies(1, 2)}, turns=2))
