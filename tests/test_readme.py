@@ -1,0 +1,48 @@
+"""The README shows what commands really printed: its output blocks and figures come from docs/results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def results(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((ROOT / "docs" / "results" / name).read_text())
+    return document
+
+
+def test_the_demo_is_the_one_that_was_run() -> None:
+    demo = [line.rstrip() for line in (ROOT / "docs" / "results" / "demo.txt").read_text().splitlines()]
+    shown = re.search(r"```text\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    lines = [line.rstrip() for line in shown[1].splitlines() if line.strip() not in ("", "…")]
+    assert len(lines) > 10
+    assert [line for line in lines if line not in demo] == []
+
+
+def test_the_h200_figures_are_those_of_the_files() -> None:
+    determinism, speed = results("h200-determinism.json")["summary"], results("h200-speed.json")["summary"]
+    assert determinism["unique_max"] == 1
+    assert f"{determinism['launches']:,} launches" in README
+    assert f"at least {determinism['control_unique_min']:,} of 60,000" in README
+    assert f"{results('h200-deepseek.json')['summary']['launches']:,} launches" in README
+    assert f"geometric mean: {speed['geomean_small_m']:.2f} for m up to 128" in README
+    assert f"**{speed['geomean_large_m']:.2f} for m of 512 and more**" in README
+    m, k, n = speed["worst_cell"]["shape"]
+    assert f"Worst: {speed['worst_cell']['ratio']:.2f} at ({m}, {k}, {n})" in README
+    costs = [
+        row["cost"]
+        for row in results("h200-detect.json")["judgement"]["speeds"]
+        if row["variant"] == "invariant" and row["dtype"] == "bf16" and row["shape"]["k"] > 4096
+    ]
+    assert f"takes {min(costs):.2f} to {max(costs):.2f} of the time" in README
+    batches = results("h200-batches.json")["judgement"]["verdicts"]
+    rows = {verdict["total"] for verdict in batches if verdict["property"] == "batch_invariance"}
+    assert [f"{count:,} rows" in README for count in rows] == [True]
+    cublas = {str(v["shape"]) for v in batches if v["variant"] == "torch-scaled-mm" and v["flips"]}
+    assert f"rows differ on {len(cublas)} of the 11 weights" in README
