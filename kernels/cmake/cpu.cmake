@@ -20,8 +20,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   target_sources(farm_cpu PRIVATE src/cpu/micro_avx2.cpp src/cpu/micro_avx512.cpp)
   target_compile_definitions(farm_cpu PRIVATE FARM_X86=1)
   set_source_files_properties(src/cpu/micro_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  # Where its functions start moves the speed of the AVX-512 product by up to 3 %: at a cache line's start it is good.
   set_source_files_properties(src/cpu/micro_avx512.cpp PROPERTIES
-    COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")
+    COMPILE_OPTIONS "-falign-functions=64;-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")
 endif()
 
 string(JOIN " " FARM_CPU_FLAGS_TEXT ${CMAKE_CXX_FLAGS} ${FARM_CPU_FLAGS})

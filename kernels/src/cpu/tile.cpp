@@ -52,34 +52,34 @@ constexpr int kStripsAhead = 4;
 void sum_blocks(const farm_gemm& args, const Micro& micro, Tile tile, Range blocks, Scratch& scratch, float* sums) {
   const auto* a = static_cast<const uint8_t*>(args.a) + tile.row * args.lda;
   const auto* b = static_cast<const uint8_t*>(args.b) + tile.col * args.ldb;
-  const Grid steps{tile.rows, tile.cols, micro.rows, micro.cols};
-  const int strips = steps.down(), panels = steps.across();
+  const int strips = (tile.rows + micro.rows - 1) / micro.rows, ahead = kStripsAhead * micro.rows;
   for (int i = 0; i < tile.rows; ++i)
-    std::memset(sums + i * kSumStride, 0, size_t(panels * micro.cols) * sizeof(float));
+    std::memset(sums + i * kSumStride, 0, size_t(tile.cols + micro.cols - 1) / micro.cols * micro.cols * sizeof(float));
 
   for (int block = blocks.first; block < blocks.last; ++block) {
     const float* scale_a = args.scale_a + block * args.ld_scale_a + tile.row;
     const int64_t here = int64_t(block) * kBlock, next = block + 1 < blocks.last ? here + kBlock : here;
-    for (int panel = 0; panel < panels; ++panel) {
-      const bool last_panel = panel + 1 == panels;
-      const Tile columns = steps.tile(panel * strips), coming = steps.tile(last_panel ? 0 : (panel + 1) * strips);
-      const uint8_t* coming_b = b + coming.col * args.ldb + (last_panel ? next : here);
-      const float scale_b = args.scale_b[(tile.col + columns.col) / kBlock * args.ld_scale_b + block];
-      micro.pack_b(b + columns.col * args.ldb + here, args.ldb, columns.cols, scratch.decoded_b);
-      for (int strip = 0; strip < strips; ++strip) {
-        const Tile rows = steps.tile(strip);
-        float* decoded_a = scratch.decoded_a + rows.row * kBlock;
-        if (panel == 0) {
-          micro.pack_a(a + rows.row * args.lda + here, args.lda, rows.rows, decoded_a);
-          if (strip + kStripsAhead < strips) {
-            const Tile ahead = steps.tile(strip + kStripsAhead);
-            prefetch_rows(a + here, args.lda, {ahead.row, ahead.row + ahead.rows});
-          }
+    for (int col = 0; col < tile.cols; col += micro.cols) {
+      const bool last_panel = col + micro.cols >= tile.cols;
+      const int coming = last_panel ? 0 : col + micro.cols, coming_cols = std::min(micro.cols, tile.cols - coming);
+      const int coming_a_time = (coming_cols + strips - 1) / strips;
+      const uint8_t* coming_b = b + coming * args.ldb + (last_panel ? next : here);
+      const float scale_b = args.scale_b[(tile.col + col) / kBlock * args.ld_scale_b + block];
+      micro.pack_b(b + col * args.ldb + here, args.ldb, std::min(micro.cols, tile.cols - col), scratch.decoded_b);
+      int fetched = 0;
+      for (int row = 0; row < tile.rows; row += micro.rows) {
+        const int rows = std::min(micro.rows, tile.rows - row);
+        float* decoded_a = scratch.decoded_a + row * kBlock;
+        if (col == 0) {
+          micro.pack_a(a + row * args.lda + here, args.lda, rows, decoded_a);
+          prefetch_rows(a + here, args.lda, {row + ahead, std::min(row + ahead + micro.rows, tile.rows)});
         }
-        if (last_panel && strip < kStripsAhead) prefetch_rows(a + next, args.lda, {rows.row, rows.row + rows.rows});
-        prefetch_rows(coming_b, args.ldb, part(coming.cols, strips, strip));
-        micro.multiply(rows.rows, decoded_a, scratch.decoded_b, scale_a + rows.row, scale_b,
-                       sums + rows.row * kSumStride + columns.col, kSumStride);
+        if (last_panel && row < ahead) prefetch_rows(a + next, args.lda, {row, row + rows});
+        const Range columns{fetched, std::min(fetched + coming_a_time, coming_cols)};
+        prefetch_rows(coming_b, args.ldb, columns);
+        fetched = columns.last;
+        micro.multiply(rows, decoded_a, scratch.decoded_b, scale_a + row, scale_b, sums + row * kSumStride + col,
+                       kSumStride);
       }
     }
   }
