@@ -46,3 +46,8 @@ def test_the_h200_figures_are_those_of_the_files() -> None:
     assert [f"{count:,} rows" in README for count in rows] == [True]
     cublas = {str(v["shape"]) for v in batches if v["variant"] == "torch-scaled-mm" and v["flips"]}
     assert f"rows differ on {len(cublas)} of the 11 weights" in README
+
+
+def test_the_count_of_tests_is_that_of_the_last_recorded_run() -> None:
+    last = (ROOT / "docs" / "results" / "test.txt").read_text().splitlines()[-1]
+    assert f"all tests: {last.split(' in ')[0]}" in README
