@@ -85,7 +85,7 @@ class _Evidence:
             self.places[unit.group] = self.places.get(unit.group, 0) + 1
 
     def can_differ(self, shape: Shape, dtype: Dtype) -> bool:
-        """False where summing the K blocks of a reference in another order changed no bit of the output."""
+        """False where summing the K blocks of a reference in another order changed no bit of the elements looked at."""
         seen = [
             result.measurement.reordered_elements
             for (_, measured_shape, measured_dtype, _), results in self.measured.items()
@@ -126,7 +126,7 @@ def _outcome(job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _
     if not evidence.can_differ(group.shape, group.dtype):
         return Outcome.INCONCLUSIVE, (
             "these inputs can't show a difference: summing the K blocks of a reference in another order "
-            f"changes no bit of the {group.dtype} output"
+            f"changes no bit of the {group.dtype} output elements looked at"
         )
     return _held_against_controls(job, group, stratum, evidence)
 

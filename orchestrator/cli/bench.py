@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def bench(
     device: Annotated[
-        Device, typer.Option(help="Where: auto takes the GPU where torch sees one. A GPU takes about four minutes.")
+        Device, typer.Option(help="Where: auto takes the GPU where torch sees one. An H200 takes about a minute.")
     ] = Device.AUTO,
     output: Annotated[
         Path | None, typer.Option(help="Also write the figures as JSON, on a GPU after every weight.", dir_okay=False)
