@@ -22,7 +22,7 @@ class YarnScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     mscale: float = 1.0
-    mscale_all_dim: float = 1.0
+    mscale_all_dim: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ _R1 = ModelConfig(
     routed_scaling_factor=2.5,
     vocab_size=129280,
     max_position_embeddings=163840,
-    rope_scaling=YarnScaling(factor=40.0, original_max_position_embeddings=4096),
+    rope_scaling=YarnScaling(factor=40.0, original_max_position_embeddings=4096, mscale_all_dim=1.0),
 )
 
 PRESETS: dict[str, ModelConfig] = {
@@ -230,7 +230,7 @@ PRESETS: dict[str, ModelConfig] = {
         routed_scaling_factor=2.5,
         vocab_size=320,
         max_position_embeddings=40960,
-        rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=4096),
+        rope_scaling=YarnScaling(factor=10.0, original_max_position_embeddings=4096, mscale_all_dim=1.0),
     ),
     # For one GPU: half of R1's width, 8 layers, about 5 GB.
     "deepseek-v3-mini": replace(

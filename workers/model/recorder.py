@@ -43,6 +43,7 @@ KINDS = (
     "quantise",
     "fp8_gemm",
     "matmul",
+    "head_matmul",
     "rope",
     "attention",
     "router",

@@ -1,0 +1,101 @@
+"""Multi-head latent attention, in its absorbed form: DeepSeek-V2 (arXiv 2405.04434), section 2.1 and appendix C.
+
+The cache has one latent for all heads, c_kv with the rotated key beside it. Instead of making keys and values of every
+head from it, each head's query is taken through W_UK to the latent's space, and what it gathered there through W_UV.
+Prefill and decode are the same computation, so that they can agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from workers.model.context import Context
+from workers.model.linear import (
+    ColumnParallel,
+    Linear,
+    RowParallel,
+    Weight,
+    dequantised,
+    prepare,
+    read_plain,
+    read_weight,
+)
+from workers.model.ops import AttentionShape
+from workers.model.rope import rotate, softmax_scale
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class LatentAttention:
+    """One layer's attention, with this rank's heads."""
+
+    def __init__(self, context: Context, layer: int) -> None:
+        config, pieces = context.config, context.pieces
+        self._context, self._config, self._name = context, config, f"layers.{layer}.self_attn"
+        source = f"model.{self._name}"
+        self._heads = config.num_attention_heads // pieces.total * pieces.count
+        self._shape = AttentionShape(softmax_scale(config), config.kv_lora_rank, pieces.count)
+        # One product makes both latents, as servers have it; every rank makes them whole.
+        down = read_weight(context, [f"{source}.q_a_proj", f"{source}.kv_a_proj_with_mqa"])
+        self._qkv_a_proj = Linear(context, f"{self._name}.qkv_a_proj", down)
+        self._q_a_norm = read_plain(context, f"{source}.q_a_layernorm.weight")
+        self._kv_a_norm = read_plain(context, f"{source}.kv_a_layernorm.weight")
+        queries = config.num_attention_heads * config.qk_head_dim
+        q_b = [read_weight(context, [f"{source}.q_b_proj"], pieces.part(queries, piece)) for piece in pieces]
+        self._q_b_proj = ColumnParallel(context, f"{self._name}.q_b_proj", q_b)
+        self._key_up, self._value_up = self._read_up(f"{source}.kv_b_proj")
+        values = config.num_attention_heads * config.v_head_dim
+        o = [read_weight(context, [f"{source}.o_proj"], columns=pieces.part(values, piece)) for piece in pieces]
+        self._o_proj = RowParallel(context, f"{self._name}.o_proj", o)
+
+    def __call__(
+        self, x: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor, plan: Any
+    ) -> torch.Tensor:
+        """(T, hidden), normalised, to the sum over all ranks (T, hidden). Writes ``latents`` at ``slots``."""
+        context, config, name = self._context, self._config, self._name
+        sizes = [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim]
+        c_q, c_kv, key = self._qkv_a_proj(prepare(context, f"{name}.qkv_a_proj", x)).split(sizes, dim=1)
+        self._remember(c_kv, key, tables, latents, slots)
+        q = self._queries(c_q, tables)
+        gathered = context.ops.attention(q, latents, plan, self._shape)
+        context.ran(f"{name}.attention", "attention", (q,), gathered)
+        values = context.ops.head_matmul(gathered, self._value_up)
+        context.ran(f"{name}.value_up", "head_matmul", (gathered,), values)
+        partial = self._o_proj(prepare(context, f"{name}.o_proj", values.flatten(1)))
+        return context.all_reduce(f"{name}.all_reduce", partial)
+
+    def _remember(
+        self, c_kv: torch.Tensor, key: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        latent = self._normed("kv_a_layernorm", c_kv, self._kv_a_norm)
+        rotated = rotate(key[:, None], tables)[:, 0]
+        self._context.recorder.op(f"{self._name}.k_rope", "rope", "torch", (key,), rotated, by_row=True)
+        latents[slots] = torch.cat((latent, rotated), dim=1)
+
+    def _queries(self, c_q: torch.Tensor, tables: Tables) -> torch.Tensor:
+        """(T, q_lora_rank) to queries over latents (T, heads, latent)."""
+        context, config, name = self._context, self._config, self._name
+        normed = self._normed("q_a_layernorm", c_q, self._q_a_norm)
+        q = self._q_b_proj(prepare(context, f"{name}.q_b_proj", normed)).unflatten(1, (self._heads, -1))
+        q_nope, q_rope = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=2)
+        over_latent = context.ops.head_matmul(q_nope, self._key_up)
+        context.ran(f"{name}.key_up", "head_matmul", (q_nope,), over_latent)
+        rotated = rotate(q_rope, tables)
+        context.recorder.op(f"{name}.q_rope", "rope", "torch", (q_rope,), rotated, by_row=True)
+        return torch.cat((over_latent, rotated), dim=2)
+
+    def _normed(self, part: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        out = self._context.ops.rms_norm(x, weight, self._config.rms_norm_eps)
+        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out)
+
+    def _read_up(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """W_UK (heads, nope, kv_lora_rank) and W_UV (heads, kv_lora_rank, v) of this rank's heads."""
+        config = self._config
+        size = config.qk_nope_head_dim + config.v_head_dim
+        rows = self._context.pieces.own(config.num_attention_heads * size)
+        weight: Weight = read_weight(self._context, [name], rows)
+        heads = dequantised(weight, self._context.numerics.dtype).unflatten(0, (self._heads, size))
+        keys, values = heads.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+        return keys.contiguous(), values.transpose(1, 2).contiguous()

@@ -1,0 +1,51 @@
+"""What every part of a model shares: sizes, numerics, this rank's pieces, and where operations are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from workers.model.collectives import Collective
+from workers.model.config import ModelConfig
+from workers.model.numerics import Numerics
+from workers.model.ops import Ops
+from workers.model.recorder import Recorder
+from workers.model.sharding import Pieces, Ranks
+from workers.model.weights import WeightSource
+
+
+@dataclass(frozen=True)
+class Context:
+    config: ModelConfig
+    numerics: Numerics
+    source: WeightSource
+    ranks: Ranks
+    pieces: Pieces
+    ops: Ops
+    collective: Collective
+    recorder: Recorder
+
+    def ran(
+        self,
+        name: str,
+        kind: str,
+        inputs: tuple[torch.Tensor, ...],
+        output: torch.Tensor,
+        *,
+        by_row: bool = True,
+    ) -> torch.Tensor:
+        """Tells the recorder of one of ``ops``; returns ``output``."""
+        self.recorder.op(name, kind, f"{self.ops.source}:{kind}", inputs, output, by_row=by_row)
+        return output
+
+    def all_reduce(self, name: str, pieces: torch.Tensor) -> torch.Tensor:
+        """(P, T, n) partial sums of this rank to (T, n) over all ranks."""
+        total = self.collective.all_reduce(pieces)
+        self.recorder.op(name, "all_reduce", self.collective.implementation, (pieces,), total, by_row=True)
+        return total
+
+    def add(self, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        total = x + y
+        self.recorder.op(name, "residual", "torch.add", (x, y), total, by_row=True)
+        return total

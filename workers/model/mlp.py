@@ -1,0 +1,40 @@
+"""The gated MLP of dense layers and of shared experts."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.model.context import Context
+from workers.model.linear import ColumnParallel, RowParallel, Rows, prepare, read_weight
+
+
+class MLP:
+    """down(silu(gate x) * up x), cut over ``width``."""
+
+    def __init__(self, context: Context, name: str, width: int) -> None:
+        self._context, self._name = context, name
+        source, pieces = f"model.{name}", context.pieces
+        both = [f"{source}.gate_proj", f"{source}.up_proj"]
+        gate_up = [read_weight(context, both, pieces.part(width, piece)) for piece in pieces]
+        self._gate_up_proj = ColumnParallel(context, f"{name}.gate_up_proj", gate_up)
+        down = [read_weight(context, [f"{source}.down_proj"], columns=pieces.part(width, piece)) for piece in pieces]
+        self._down_proj = RowParallel(context, f"{name}.down_proj", down)
+
+    def __call__(self, rows: Rows) -> torch.Tensor:
+        """(T, hidden) to this rank's partial sums (P, T, hidden)."""
+        gate_up = self._gate_up_proj(rows)
+        # The pieces lie side by side, and each is gates first.
+        activated = silu_multiply(gate_up.unflatten(1, (self._context.pieces.count, -1))).flatten(1)
+        self._context.recorder.op(
+            f"{self._name}.activation", "activation", "torch.exp", (gate_up,), activated, by_row=True
+        )
+        return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated))
+
+
+def silu_multiply(gate_up: torch.Tensor) -> torch.Tensor:
+    """(..., 2 n) to (..., n): silu of the first half times the second, in float32.
+
+    By way of ``exp``, since torch's silu on the CPU gives other bits to the last elements of a tensor.
+    """
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (gate / (1 + torch.exp(-gate)) * up).to(gate_up.dtype)

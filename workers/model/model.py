@@ -1,0 +1,148 @@
+"""DeepSeek-V3 (arXiv 2412.19437) for inference: embedding, layers of attention and MLP or experts, head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from specs.errors import UsageError
+from workers.model.attention import LatentAttention, Tables
+from workers.model.cache import LatentCache
+from workers.model.collectives import Collective
+from workers.model.config import ModelConfig
+from workers.model.context import Context
+from workers.model.linear import prepare, read_plain
+from workers.model.mlp import MLP
+from workers.model.moe import MixtureOfExperts
+from workers.model.numerics import Numerics
+from workers.model.ops import make_ops
+from workers.model.recorder import NullRecorder, Recorder
+from workers.model.rope import RotaryEmbedding
+from workers.model.sharding import Ranks, pieces_of
+from workers.model.step import Step
+from workers.model.weights import WeightSource
+
+
+class DeepseekV3:
+    """One rank's part of the model, its weights on ``ranks.device``.
+
+    Raises UsageError where the sizes can't be cut over the ranks, or where ``numerics`` does not fit the checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: WeightSource,
+        ranks: Ranks,
+        collective: Collective,
+        numerics: Numerics,
+        recorder: Recorder | None = None,
+    ) -> None:
+        if numerics.gemm is not None and not config.fp8:
+            raise UsageError(f"gemm is {numerics.gemm!r}, but the model's weights are not FP8; use gemm: null")
+        pieces = pieces_of(ranks, numerics.tp_granularity)
+        config.check_shards(pieces.total)
+        ops = make_ops(numerics, ranks.device)
+        context = Context(config, numerics, source, ranks, pieces, ops, collective, recorder or NullRecorder())
+        self.config, self._context = config, context
+        self._rotary = RotaryEmbedding(config, ranks.device)
+        self._embedding = Embedding(context)
+        self._layers = [Layer(context, layer) for layer in range(config.num_hidden_layers)]
+        self._head = Head(context)
+
+    @torch.inference_mode()
+    def forward(self, step: Step, cache: LatentCache) -> torch.Tensor:
+        """Float32 logits (R, vocabulary) of ``step.logit_rows``, on every rank; latents go to ``cache``.
+
+        With deterministic numerics a row's bits depend on its sequence's tokens up to it alone: not on the other
+        sequences, and not on how its own was cut into steps. With a granularity they don't depend on the number of
+        ranks either, with ``invariant`` (or another GEMM whose rows and runs don't differ) and with the collective
+        ``ordered`` or ``tree``. It does not hold for ``streamk``, which adds in order of arrival; for ``nccl``, which
+        adds as the number of ranks and the message's size suggest; and on the CPU for ranks that have another number
+        of threads (see ``workers.model.fixed_ops``).
+        """
+        context = self._context
+        context.recorder.begin(step)
+        plan = context.ops.plan_attention(step, cache)
+        tables = self._rotary.tables(step.positions)
+        x = self._embedding(step.tokens)
+        for layer, latents in zip(self._layers, cache.layers, strict=True):
+            x = layer(x, tables, latents, step.slots, plan)
+        return self._head(x[step.logit_rows])
+
+
+class Embedding:
+    """This rank's rows of the table; tokens of others' rows are zero, so that the sum over ranks is exact."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._own = context.pieces.own(context.config.vocab_size)
+        # A sum with zero turns -0 into +0: done here, it is so with one rank too.
+        self._table = read_plain(context, "model.embed_tokens.weight", self._own) + 0.0
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(T,) to (T, hidden)."""
+        local = tokens - self._own.start
+        elsewhere = (local < 0) | (local >= self._table.shape[0])
+        found = self._table[local.masked_fill(elsewhere, 0)].masked_fill(elsewhere[:, None], 0.0)
+        self._context.recorder.op("embed_tokens", "embedding", "torch.index", (tokens,), found, by_row=True)
+        return self._context.all_reduce("embed_tokens.all_reduce", found[None])
+
+
+class Layer:
+    def __init__(self, context: Context, layer: int) -> None:
+        self._context, self._name = context, f"layers.{layer}"
+        self._attention = LatentAttention(context, layer)
+        self._moe: MixtureOfExperts | None = None
+        if context.config.is_moe(layer):
+            self._moe = MixtureOfExperts(context, layer)
+        else:
+            self._mlp = MLP(context, f"{self._name}.mlp", context.config.intermediate_size)
+        self._norms = {
+            part: read_plain(context, f"model.{self._name}.{part}.weight")
+            for part in ("input_layernorm", "post_attention_layernorm")
+        }
+
+    def __call__(
+        self, x: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor, plan: Any
+    ) -> torch.Tensor:
+        """(T, hidden) to the same."""
+        attended = self._attention(self._normed("input_layernorm", x), tables, latents, slots, plan)
+        x = self._context.add(f"{self._name}.self_attn.residual", x, attended)
+        normed = self._normed("post_attention_layernorm", x)
+        return self._context.add(f"{self._name}.mlp.residual", x, self._feed_forward(normed))
+
+    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._moe is not None:
+            return self._moe(x)
+        name = f"{self._name}.mlp"
+        return self._context.all_reduce(f"{name}.all_reduce", self._mlp(prepare(self._context, name, x)))
+
+    def _normed(self, part: str, x: torch.Tensor) -> torch.Tensor:
+        out = self._context.ops.rms_norm(x, self._norms[part], self._context.config.rms_norm_eps)
+        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out)
+
+
+class Head:
+    """The last norm and the vocabulary, cut over ranks."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        pieces, size = context.pieces, context.config.vocab_size
+        self._norm = read_plain(context, "model.norm.weight")
+        self._weights = [read_plain(context, "lm_head.weight", pieces.part(size, piece)) for piece in pieces]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(R, hidden) to (R, vocabulary) float32."""
+        context = self._context
+        normed = context.ops.rms_norm(x, self._norm, context.config.rms_norm_eps)
+        self._ran("norm", "rms_norm", f"{context.ops.source}:rms_norm", x, normed)
+        logits = torch.cat([context.ops.matmul(normed, weight, torch.float32) for weight in self._weights], dim=1)
+        self._ran("lm_head", "matmul", f"{context.ops.source}:matmul", normed, logits)
+        gathered = context.collective.all_gather(logits)
+        self._ran("lm_head.all_gather", "all_gather", "all_gather", logits, gathered)
+        return gathered
+
+    def _ran(self, name: str, kind: str, implementation: str, given: torch.Tensor, output: torch.Tensor) -> None:
+        self._context.recorder.op(name, kind, implementation, (given,), output, by_row=False)

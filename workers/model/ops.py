@@ -1,0 +1,73 @@
+"""The operations of a forward pass that can be computed in more than one way, and which way a run takes.
+
+All else in the model is element by element, of which IEEE arithmetic leaves one result, or moves data about. (Not all
+of PyTorch's own functions are: on the CPU `silu` and `sigmoid` give other bits in the last elements of a tensor than
+before, as they leave the vector unit there; `exp` does not.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from workers.model.cache import LatentCache
+from workers.model.numerics import Numerics
+from workers.model.step import Step
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What attention has to know beside its operands.
+
+    ``scale`` multiplies the scores, ``value_size`` of a latent's first numbers are its value, and ``pieces`` groups of
+    heads are computed one by one, where the shape of a product could matter.
+    """
+
+    scale: float
+    value_size: int
+    pieces: int
+
+
+class Ops(Protocol):
+    """One way to compute. Results have the type of ``x`` where nothing else is said."""
+
+    source: str
+    """What stands before an operation's name in a recorder's ``implementation``."""
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """(T, n): x / sqrt(mean(x^2) + eps) * weight, in float32."""
+
+    def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, k) to e4m3 codes of the same shape and float32 scales (T, k/128) with stride(0) == 1."""
+
+    def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        """(T, k) times the transpose of (n, k), summed in float32."""
+
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """(T, H, a) times a matrix of each head (H, a, b), to (T, H, b), summed in float32."""
+
+    def plan_attention(self, step: Step, cache: LatentCache) -> Any:
+        """What attention needs of a step, the same in all layers."""
+
+    def attention(self, q: torch.Tensor, latents: torch.Tensor, plan: Any, shape: AttentionShape) -> torch.Tensor:
+        """Causal attention of queries (T, H, latent) over one layer of the cache (slots, latent).
+
+        Keys are whole latents, values their first ``value_size`` numbers. Returns (T, H, value_size).
+        """
+
+
+def make_ops(numerics: Numerics, device: torch.device) -> Ops:
+    """The way that ``numerics`` asks for, on ``device``."""
+    if not numerics.deterministic:
+        from workers.model.torch_ops import TorchOps
+
+        return TorchOps()
+    if device.type == "cuda":
+        from workers.model.triton_ops import TritonOps
+
+        return TritonOps()
+    from workers.model.fixed_ops import FixedOps
+
+    return FixedOps()

@@ -1,0 +1,73 @@
+"""Ordinary PyTorch operations: what they add up in which order is PyTorch's choice, by shape, threads and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from workers.gemm.inputs import quantise_rows
+from workers.model.cache import LatentCache
+from workers.model.ops import AttentionShape
+from workers.model.paging import slots_of
+from workers.model.step import Step
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Sequences whose queries are computed at once: ``rows`` of the step, each with the same number of tokens."""
+
+    rows: slice | torch.Tensor
+    sequences: int
+    slots: torch.Tensor
+    """(sequences, L)"""
+    hidden: torch.Tensor
+    """(sequences, tokens, 1, L) bool: keys that a query must not see"""
+
+
+class TorchOps:
+    source = "torch"
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+    def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, scales = quantise_rows(x)
+        return codes, scales.t().contiguous().t()
+
+    def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        return torch.nn.functional.linear(x, weight).to(out_dtype)
+
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+
+    def plan_attention(self, step: Step, cache: LatentCache) -> list[_Group]:
+        """All sequences with one new token make one group, each of the others one of its own."""
+        counts = [stop - start for start, stop in zip(step.starts, step.starts[1:], strict=False)]
+        groups = [self._group(step, cache, [i]) for i, count in enumerate(counts) if count > 1]
+        single = [i for i, count in enumerate(counts) if count == 1]
+        return [*groups, self._group(step, cache, single)] if single else groups
+
+    def attention(
+        self, q: torch.Tensor, latents: torch.Tensor, plan: list[_Group], shape: AttentionShape
+    ) -> torch.Tensor:
+        out = q.new_empty(*q.shape[:2], shape.value_size)
+        for group in plan:
+            keys = latents[group.slots]
+            queries = q[group.rows].unflatten(0, (group.sequences, -1))
+            scores = torch.einsum("sthd,sld->sthl", queries, keys).float() * shape.scale
+            weights = scores.masked_fill_(group.hidden, -torch.inf).softmax(dim=-1).to(q.dtype)
+            values = torch.einsum("sthl,sld->sthd", weights, keys[..., : shape.value_size])
+            out[group.rows] = values.flatten(0, 1)
+        return out
+
+    def _group(self, step: Step, cache: LatentCache, sequences: list[int]) -> _Group:
+        longest = max(step.lengths[i] for i in sequences)
+        slots = slots_of(step.page_tables[sequences], cache.page_size, 0, longest)
+        if len(sequences) == 1:
+            rows: slice | torch.Tensor = slice(step.starts[sequences[0]], step.starts[sequences[0] + 1])
+        else:
+            rows = torch.tensor([step.starts[i] for i in sequences], device=step.tokens.device)
+        positions = step.positions[rows].view(len(sequences), -1, 1, 1)
+        hidden = torch.arange(longest, device=positions.device) > positions
+        return _Group(rows, len(sequences), slots, hidden)
