@@ -1,0 +1,65 @@
+"""The tensors of one forward pass, out of the pieces that the scheduler chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from workers.engine.sampling import Wanted
+from workers.engine.scheduler import Piece
+from workers.model.step import Step
+
+
+@dataclass(frozen=True)
+class PackedStep:
+    step: Step
+    wanted: list[Wanted]
+    """Of each of the step's ``logit_rows``; those of one piece follow each other."""
+    scored: list[int]
+    """For each piece, how many of its rows score the prompt."""
+    draws: list[bool]
+    """For each piece, whether one row more, its last, says what token comes next."""
+
+
+def pack(pieces: Sequence[Piece], page_size: int, device: torch.device) -> PackedStep:
+    """Raises nothing: the scheduler provides a page for every token."""
+    starts = np.cumsum([0] + [piece.count for piece in pieces])
+    total = int(starts[-1])
+    packed = np.empty((3, total), dtype=np.int64)
+    tokens, positions, slots = packed
+    tables = np.full((len(pieces), max(piece.sequence.held for piece in pieces)), -1, dtype=np.int32)
+    wanted: list[Wanted] = []
+    rows: list[int] = []
+    scored, draws = [], []
+    for index, piece in enumerate(pieces):
+        sequence, start, end = piece.sequence, piece.start, piece.start + piece.count
+        place = slice(starts[index], starts[index + 1])
+        tokens[place] = sequence.tokens[start:end]
+        positions[place] = span = np.arange(start, end)
+        slots[place] = sequence.table[span // page_size].astype(np.int64) * page_size + span % page_size
+        tables[index, : sequence.held] = sequence.table[: sequence.held]
+        scoring, draw = sequence.wanted_rows(start, piece.count)
+        offset = int(starts[index]) - start
+        rows += [position + offset for position in scoring]
+        wanted += [Wanted(sequence.tokens[position + 1]) for position in scoring]
+        if draw:
+            request = sequence.request
+            rows.append(end - 1 + offset)
+            wanted.append(Wanted(None, request.temperature, request.sampling_seed, end))
+        scored.append(len(scoring))
+        draws.append(draw)
+    on_device = torch.from_numpy(packed).to(device)
+    step = Step(
+        tokens=on_device[0],
+        positions=on_device[1],
+        slots=on_device[2],
+        starts=tuple(starts.tolist()),
+        lengths=tuple(piece.start + piece.count for piece in pieces),
+        page_tables=torch.from_numpy(tables).to(device),
+        logit_rows=torch.tensor(rows, dtype=torch.int64, device=device),
+        labels=tuple(piece.sequence.request.label for piece in pieces),
+    )
+    return PackedStep(step, wanted, scored, draws)
