@@ -212,7 +212,7 @@ PRESETS: dict[str, ModelConfig] = {
     # For CPUs. 1024 columns over at most 320 rows are what stream-K splits into parts that are added in any order.
     "deepseek-v3-nano": ModelConfig(
         hidden_size=1024,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         first_k_dense_replace=1,
         num_attention_heads=8,
         q_lora_rank=128,
