@@ -45,7 +45,7 @@ class DeepseekV3:
         config.check_shards(pieces.total)
         ops = make_ops(numerics, ranks.device)
         context = Context(config, numerics, source, ranks, pieces, ops, collective, recorder or NullRecorder())
-        self.config, self._context = config, context
+        self.config, self.numerics, self.device, self._context = config, numerics, ranks.device, context
         self._rotary = RotaryEmbedding(config, ranks.device)
         self._embedding = Embedding(context)
         self._layers = [Layer(context, layer) for layer in range(config.num_hidden_layers)]
