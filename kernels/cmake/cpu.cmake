@@ -23,6 +23,14 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   # Where its functions start moves the speed of the AVX-512 product by up to 3 %: at a cache line's start it is good.
   set_source_files_properties(src/cpu/micro_avx512.cpp PROPERTIES
     COMPILE_OPTIONS "-falign-functions=64;-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag("-mamx-tile -mamx-bf16 -mavx512vbmi" FARM_COMPILER_KNOWS_AMX)
+  if(FARM_COMPILER_KNOWS_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    target_sources(farm_cpu PRIVATE src/cpu/micro_amx.cpp)
+    target_compile_definitions(farm_cpu PRIVATE FARM_AMX=1)
+    set_source_files_properties(src/cpu/micro_amx.cpp PROPERTIES
+      COMPILE_OPTIONS "-mamx-tile;-mamx-bf16;-mavx512f;-mavx512bw;-mavx512vl;-mavx512vbmi;-mavx2;-mfma;-mf16c")
+  endif()
 endif()
 
 string(JOIN " " FARM_CPU_FLAGS_TEXT ${CMAKE_CXX_FLAGS} ${FARM_CPU_FLAGS})

@@ -102,5 +102,5 @@ def test_the_last_error_is_that_of_the_last_call() -> None:
 def test_the_library_says_how_it_was_built() -> None:
     info = native.load("cpu").build_info
     assert info["backend"] == "cpu" and info["abi"] == 1
-    assert info["isa"] in ("avx512", "avx2", "portable") and info["isa_chosen_by"] in ("cpuid", "FARM_CPU_ISA")
+    assert info["isa"] in ("amx", "avx512", "avx2", "portable") and info["isa_chosen_by"] in ("cpuid", "FARM_CPU_ISA")
     assert "-ffp-contract=off" in info["flags"] and info["compiler"]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.cases import inputs_of, pauses, unique_outputs, varying_batches
+from tests.kernels.canonical import canonical, problem, same_bits
+from tests.kernels.cases import inputs_of, pauses, run, unique_outputs, varying_batches
 from workers.build import build, kernels_folder
 from workers.gemm import native
+from workers.gemm.target import Conditions
 
 
 def use_mutant(monkeypatch: pytest.MonkeyPatch, folder: Path, file: str, old: str, new: str) -> None:
@@ -50,3 +52,13 @@ def test_segments_that_depend_on_m_are_seen_by_batch_invariance(
         "const int segments = args.m > 64 ? invariant_segments(args.n, args.k) : 1;",
     )
     assert varying_batches("invariant", inputs, batches) == [(0, 1), (0, 64)]
+
+
+def test_other_chains_within_a_block_are_seen_by_the_canonical_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inputs = problem("uniform", 16, 72, 384)
+    assert same_bits(run("persistent", inputs, torch.float32, Conditions(threads=1)), canonical(inputs))
+    monkeypatch.setenv("FARM_CPU_ISA", "portable")
+    use_mutant(monkeypatch, tmp_path, "src/cpu/micro_portable.cpp", "chain[k % 2]", "chain[k / 2 % 2]")
+    assert not same_bits(run("persistent", inputs, torch.float32, Conditions(threads=1)), canonical(inputs))

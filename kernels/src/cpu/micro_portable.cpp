@@ -23,14 +23,18 @@ const float* decoded() {
   return table.value;
 }
 
-void pack_a(const uint8_t* a, int64_t lda, int rows, float* out) {
+void nothing() {}
+
+void pack_a(const uint8_t* a, int64_t lda, int rows, void* strip) {
   const float* value = decoded();
+  auto* out = static_cast<float*>(strip);
   for (int i = 0; i < rows; ++i)
     for (int k = 0; k < kBlock; ++k) out[i * kBlock + k] = value[a[i * lda + k]];
 }
 
-void pack_b(const uint8_t* b, int64_t ldb, int cols, float* out) {
+void pack_b(const uint8_t* b, int64_t ldb, int cols, void* panel) {
   const float* value = decoded();
+  auto* out = static_cast<float*>(panel);
   for (int j = 0; j < kCols; ++j)
     for (int k = 0; k < kBlock; ++k) out[k * kCols + j] = j < cols ? value[b[j * ldb + k]] : 0.0f;
 }
@@ -38,14 +42,20 @@ void pack_b(const uint8_t* b, int64_t ldb, int cols, float* out) {
 template <int R>
 void multiply_rows(const float* a, const float* b, const float* sa, float sb, float* c, int64_t ldc) {
   float sum[R][kCols] = {};
-  for (int k = 0; k < kBlock; ++k)
+  for (int first = 0; first < kBlock; first += kChain) {
+    float chain[2][R][kCols] = {};
+    for (int k = first; k < first + kChain; ++k)
+      for (int i = 0; i < R; ++i)
+        for (int j = 0; j < kCols; ++j) chain[k % 2][i][j] += a[i * kBlock + k] * b[k * kCols + j];
     for (int i = 0; i < R; ++i)
-      for (int j = 0; j < kCols; ++j) sum[i][j] += a[i * kBlock + k] * b[k * kCols + j];
+      for (int j = 0; j < kCols; ++j) sum[i][j] += chain[0][i][j] + chain[1][i][j];
+  }
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < kCols; ++j) c[i * ldc + j] = fmaf(sum[i][j], sa[i] * sb, c[i * ldc + j]);
 }
 
-void multiply(int rows, const float* a, const float* b, const float* sa, float sb, float* c, int64_t ldc) {
+void multiply(int rows, const void* strip, const void* panel, const float* sa, float sb, float* c, int64_t ldc) {
+  const auto *a = static_cast<const float*>(strip), *b = static_cast<const float*>(panel);
   switch (rows) {
     case 1: return multiply_rows<1>(a, b, sa, sb, c, ldc);
     case 2: return multiply_rows<2>(a, b, sa, sb, c, ldc);
@@ -65,6 +75,7 @@ void store(const float* from, int count, int dtype, void* to) {
 
 }  // namespace
 
-const Micro micro_portable = {"portable", kRows, kCols, pack_a, pack_b, multiply, store};
+const Micro micro_portable = {"portable", kRows, kCols, sizeof(float), nothing, nothing,
+                              pack_a, pack_b, multiply, store};
 
 }  // namespace farm

@@ -37,7 +37,10 @@ inline __m256i nan_codes(__m256i codes) {
 
 inline __m256i load_codes(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 
-void pack_a(const uint8_t* a, int64_t lda, int rows, float* out) {
+void nothing() {}
+
+void pack_a(const uint8_t* a, int64_t lda, int rows, void* strip) {
+  auto* out = static_cast<float*>(strip);
   for (int i = 0; i < rows; ++i, a += lda, out += kBlock) {
     __m256i nans = _mm256_setzero_si256();
     for (int k = 0; k < kBlock; k += 32) {
@@ -88,7 +91,8 @@ inline __m256i pack_16x32(const uint8_t* b, int64_t ldb, float* out) {
 }
 
 template <int Width>
-void pack_b(const uint8_t* b, int64_t ldb, int cols, float* out) {
+void pack_b(const uint8_t* b, int64_t ldb, int cols, void* panel) {
+  auto* out = static_cast<float*>(panel);
   /* At such a stride all columns meet in one set of the first-level cache, which has fewer ways than there are columns:
    * then they are first gathered, in whole lines. */
   const bool crowded = ldb % 4096 == 0;
@@ -105,17 +109,20 @@ void pack_b(const uint8_t* b, int64_t ldb, int cols, float* out) {
   finish_b(b, ldb, j, cols, Width, !_mm256_testz_si256(nans, nans), out);
 }
 
-/* R rows, C vectors wide: R*C accumulators stay in registers for the whole block. */
+/* sum = the products of k = 0, 2, ..., kChain-2, R rows and C vectors wide: R*C sums stay in registers. */
 template <class V, int R, int C>
-void multiply_rows(const float* a, const float* b, const float* sa, float sb, float* c, int64_t ldc) {
-  V sum[R][C];
+inline __attribute__((always_inline)) void add_chain(const float* a, const float* b, V (&sum)[R][C]) {
+  V right[C];
 #pragma GCC unroll 8
-  for (int i = 0; i < R; ++i)
+  for (int j = 0; j < C; ++j) right[j] = V::load(b + j * V::width);
 #pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) sum[i][j] = V::zero();
-#pragma GCC unroll 2
-  for (int k = 0; k < kBlock; ++k) {
-    V right[C];
+  for (int i = 0; i < R; ++i) {
+    const V left = V::all(a[i * kBlock]);
+#pragma GCC unroll 8
+    for (int j = 0; j < C; ++j) sum[i][j] = V::product(left, right[j]);
+  }
+#pragma GCC unroll 1
+  for (int k = 2; k < kChain; k += 2) {
 #pragma GCC unroll 8
     for (int j = 0; j < C; ++j) right[j] = V::load(b + (k * C + j) * V::width);
 #pragma GCC unroll 8
@@ -124,6 +131,30 @@ void multiply_rows(const float* a, const float* b, const float* sa, float sb, fl
 #pragma GCC unroll 8
       for (int j = 0; j < C; ++j) sum[i][j] = V::fma(left, right[j], sum[i][j]);
     }
+  }
+}
+
+/* One chain at a time has all registers; the sum of the other and that of the block wait in the first-level cache. */
+template <class V, int R, int C>
+void multiply_rows(const float* a, const float* b, const float* sa, float sb, float* c, int64_t ldc) {
+  V sum[R][C];
+  alignas(64) float even[R][C][V::width], block[R][C][V::width] = {};
+  for (int first = 0; first < kBlock; first += kChain) {
+    const float *left = a + first, *right = b + first * C * V::width;
+    add_chain<V, R, C>(left, right, sum);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; ++j) sum[i][j].store(even[i][j]);
+    add_chain<V, R, C>(left + 1, right + C * V::width, sum);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; ++j) {
+        sum[i][j] = V::sum(V::load(even[i][j]), sum[i][j]);
+        sum[i][j] = V::sum(V::load(block[i][j]), sum[i][j]);
+        sum[i][j].store(block[i][j]);
+      }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
@@ -137,7 +168,8 @@ void multiply_rows(const float* a, const float* b, const float* sa, float sb, fl
 }
 
 template <class V, int C>
-void multiply(int rows, const float* a, const float* b, const float* sa, float sb, float* c, int64_t ldc) {
+void multiply(int rows, const void* strip, const void* panel, const float* sa, float sb, float* c, int64_t ldc) {
+  const auto *a = static_cast<const float*>(strip), *b = static_cast<const float*>(panel);
   switch (rows) {
     case 1: return multiply_rows<V, 1, C>(a, b, sa, sb, c, ldc);
     case 2: return multiply_rows<V, 2, C>(a, b, sa, sb, c, ldc);
@@ -145,37 +177,5 @@ void multiply(int rows, const float* a, const float* b, const float* sa, float s
     case 4: return multiply_rows<V, 4, C>(a, b, sa, sb, c, ldc);
     case 5: return multiply_rows<V, 5, C>(a, b, sa, sb, c, ldc);
     default: return multiply_rows<V, 6, C>(a, b, sa, sb, c, ldc);
-  }
-}
-
-inline __m256i nan_floats(__m256 value) { return _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q)); }
-
-inline __m128i bf16_of(__m256 value) {
-  const __m256i bits = _mm256_castps_si256(value);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-  const __m256i upper = _mm256_srli_epi32(rounded, 16);
-  const __m256i kept = _mm256_blendv_epi8(upper, _mm256_set1_epi32(kNanBf16), nan_floats(value));
-  return _mm_packus_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
-}
-
-inline __m128i fp16_of(__m256 value) {
-  const __m256i canonical = _mm256_blendv_epi8(_mm256_castps_si256(value), _mm256_set1_epi32(int(kNanBits)),
-                                               nan_floats(value));
-  return _mm256_cvtps_ph(_mm256_castsi256_ps(canonical), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-/* count is a multiple of 8, because n is. */
-void store(const float* from, int count, int dtype, void* to) {
-  for (int j = 0; j < count; j += 8) {
-    const __m256 value = _mm256_loadu_ps(from + j);
-    if (dtype == FARM_FP32) {
-      const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(int(kNanBits)));
-      const __m256 canonical = _mm256_blendv_ps(value, nan, _mm256_castsi256_ps(nan_floats(value)));
-      _mm256_storeu_ps(static_cast<float*>(to) + j, canonical);
-    } else {
-      const __m128i rounded = dtype == FARM_BF16 ? bf16_of(value) : fp16_of(value);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(to) + j), rounded);
-    }
   }
 }

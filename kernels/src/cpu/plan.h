@@ -31,8 +31,8 @@ struct Grid {
   Tile tile(int index) const;
 };
 
-constexpr int kRowStep = 12;       /* a multiple of what every micro-kernel takes: no short one but in the last tile */
-constexpr int kMaxTileRows = 264; /* a tile's sums (264 x 512 floats) and its decoded A stay in 1 MiB of cache */
+constexpr int kRowStep = 32;       /* whole strips of AMX, and at most one short one of AVX in a tile */
+constexpr int kMaxTileRows = 256; /* a tile's sums (256 x 512 floats) and its decoded A stay in 1 MiB of cache */
 constexpr int kMaxTileCols = 512;
 
 /* Tiles for kernels whose bits don't depend on tiles: large ones, and enough of them to keep all threads busy; the

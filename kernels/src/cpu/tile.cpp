@@ -19,7 +19,8 @@ struct Owner {
     const size_t tile = size_t(kMaxTileRows) * kSumStride;
     memory = static_cast<float*>(std::aligned_alloc(kAlignment, (a + b + 2 * tile) * sizeof(float)));
     if (memory == nullptr) throw std::bad_alloc();
-    scratch = {memory, memory + a, memory + a + b, memory + a + b + tile};
+    float* sums = memory + a + b;
+    scratch = {reinterpret_cast<char*>(memory), reinterpret_cast<char*>(memory + a), sums, sums + tile};
   }
   ~Owner() { std::free(memory); }
   Owner(const Owner&) = delete;
@@ -47,11 +48,20 @@ void prefetch_rows(const uint8_t* codes, int64_t stride, Range rows) {
 
 constexpr int kStripsAhead = 4;
 
+struct Session {
+  const Micro& micro;
+  explicit Session(const Micro& used) : micro(used) { micro.begin(); }
+  ~Session() { micro.end(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+};
+
 }  // namespace
 
 void sum_blocks(const farm_gemm& args, const Micro& micro, Tile tile, Range blocks, Scratch& scratch, float* sums) {
   const auto* a = static_cast<const uint8_t*>(args.a) + tile.row * args.lda;
   const auto* b = static_cast<const uint8_t*>(args.b) + tile.col * args.ldb;
+  const Session session(micro);
   const int strips = (tile.rows + micro.rows - 1) / micro.rows, ahead = kStripsAhead * micro.rows;
   for (int i = 0; i < tile.rows; ++i)
     std::memset(sums + i * kSumStride, 0, size_t(tile.cols + micro.cols - 1) / micro.cols * micro.cols * sizeof(float));
@@ -69,7 +79,7 @@ void sum_blocks(const farm_gemm& args, const Micro& micro, Tile tile, Range bloc
       int fetched = 0;
       for (int row = 0; row < tile.rows; row += micro.rows) {
         const int rows = std::min(micro.rows, tile.rows - row);
-        float* decoded_a = scratch.decoded_a + row * kBlock;
+        char* decoded_a = scratch.decoded_a + row * kBlock * micro.value_bytes;
         if (col == 0) {
           micro.pack_a(a + row * args.lda + here, args.lda, rows, decoded_a);
           prefetch_rows(a + here, args.lda, {row + ahead, std::min(row + ahead + micro.rows, tile.rows)});

@@ -16,8 +16,8 @@ constexpr int kSumStride = kMaxTileCols + 16;
 
 /* A thread's own memory, kept between calls. */
 struct Scratch {
-  float* decoded_a; /* [kMaxTileRows][kBlock] */
-  float* decoded_b; /* [kBlock][one panel] */
+  char* decoded_a;  /* [kMaxTileRows][kBlock], at most a float each */
+  char* decoded_b;  /* [kBlock][one panel] */
   float* sums;      /* [kMaxTileRows][kSumStride] */
   float* totals;    /* [kMaxTileRows][kSumStride] */
 };
