@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from specs.errors import InfrastructureError, UsageError
 from specs.job import Device, JobBase
+from specs.model_job import ModelJob
 from specs.result import Environment
-from specs.unit import Capacity
+from specs.unit import Capacity, KernelUnit, WorkUnit
 
 if TYPE_CHECKING:
     import ray
+
+    from workers.runner import Known
 
 REACH_TIMEOUT_S = 10.0
 PREPARE_TIMEOUT_S = 900.0
@@ -26,6 +30,28 @@ PREPARE_TIMEOUT_S = 900.0
 
 AGREE_ON = ("python", "torch", "ray", "packages", "cuda", "nccl")
 """Has to be the same on all workers of a run. Device, driver and kernel build make strata instead."""
+
+
+class Crew(Protocol):
+    """What runs units one after the other: one worker, or a gang of ranks. ``slot`` counts from 0."""
+
+    @property
+    def slot(self) -> int: ...
+
+    @property
+    def environments(self) -> list[Environment]: ...
+
+    def fits(self, unit: WorkUnit) -> bool:
+        """Whether it can run this unit as it is."""
+
+    def start(self, unit: WorkUnit, attempt: int, known: Known) -> list[Any]:
+        """Ray's references to the answers of all its processes, that with the result first."""
+
+    def member(self, place: int) -> str:
+        """How messages call the process of the answer at this place."""
+
+    def dismiss(self) -> None:
+        """Kill it, and whatever it is doing."""
 
 
 @dataclass
@@ -36,6 +62,24 @@ class Hired:
     actor: Any
     environment: Environment
 
+    @property
+    def environments(self) -> list[Environment]:
+        return [self.environment]
+
+    def fits(self, unit: WorkUnit) -> bool:
+        return isinstance(unit, KernelUnit)
+
+    def start(self, unit: WorkUnit, attempt: int, known: Known) -> list[Any]:
+        return [self.actor.run.remote(unit, attempt, known)]
+
+    def member(self, place: int) -> str:
+        return "its worker"
+
+    def dismiss(self) -> None:
+        import ray
+
+        ray.kill(self.actor)
+
 
 class Cluster:
     """Ray, as the farm uses it. Open with ``connect``."""
@@ -45,6 +89,7 @@ class Cluster:
 
     def capacity(self, job: JobBase) -> Capacity:
         """Workers that the cluster has room for in all. Raises UsageError where it can't run the job's device."""
+        ranks = max(target.tp for target in job.targets) if isinstance(job, ModelJob) else 1
         nodes = [node for node in self.nodes if _has_label(node, job.accelerator)]
         gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
         device = job.device
@@ -54,11 +99,14 @@ class Cluster:
             cores = [node["Resources"]["CPU"] for node in self.nodes if node["Resources"].get("CPU", 0) >= 1]
             if not cores:
                 raise UsageError("the cluster has no CPU to run on: add a node with num_cpus of at least 1")
-            return Capacity(device=device, workers=len(cores), cpus_per_worker=min(cores), gpus_per_worker=0)
+            # Ranks of one node share its cores, since they wait for each other; Ray takes no 1.5, but it takes 0.5.
+            share = min(cores) / ranks
+            each = max(0.01, math.floor(share) if share >= 1 else math.floor(share * 100) / 100)
+            return Capacity(device=device, workers=len(cores), cpus_per_worker=each, gpus_per_worker=0)
         if not gpus:
             wanted = f"a GPU labelled {job.accelerator}" if job.accelerator else "a GPU"
             raise UsageError(f"the job wants {wanted} and the cluster has none; set device: cpu, or add a GPU node")
-        return Capacity(device=device, workers=gpus, cpus_per_worker=1, gpus_per_worker=1)
+        return Capacity(device=device, workers=max(1, gpus // ranks), cpus_per_worker=1, gpus_per_worker=1)
 
     def hire(self, capacity: Capacity, job: JobBase, slots: list[int]) -> list[Hired]:
         """Start workers and wait until they have built their kernels.
@@ -82,12 +130,6 @@ class Cluster:
                 raise (UsageError if answer.usage else InfrastructureError)(f"worker {slot}: {answer.reason}")
             hired.append(Hired(slot, actor, answer))
         return hired
-
-    def dismiss(self, worker: Hired) -> None:
-        """Kill a worker and whatever it is doing."""
-        import ray
-
-        ray.kill(worker.actor)
 
     def _await_resources(self, actors: list[Any], capacity: Capacity, timeout_s: float) -> None:
         import ray
@@ -154,15 +196,15 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
 
 
-def check_agreement(workers: list[Hired]) -> None:
-    """Raise InfrastructureError with the difference where workers' software is not the same."""
-    first = workers[0]
-    for other in workers[1:]:
+def check_agreement(environments: Mapping[str, Environment], agree_on: Sequence[str] = AGREE_ON) -> None:
+    """Raise InfrastructureError with the difference where workers' software is not the same; keys are their names."""
+    (first, ours), *others = environments.items()
+    for name, theirs in others:
         lines = [
-            f"  {name}: {getattr(first.environment, name)} on worker {first.slot} ({first.environment.node}), "
-            f"{getattr(other.environment, name)} on worker {other.slot} ({other.environment.node})"
-            for name in AGREE_ON
-            if getattr(first.environment, name) != getattr(other.environment, name)
+            f"  {what}: {getattr(ours, what)} on {first} ({ours.node}), "
+            f"{getattr(theirs, what)} on {name} ({theirs.node})"
+            for what in agree_on
+            if getattr(ours, what) != getattr(theirs, what)
         ]
         if lines:
             raise InfrastructureError("workers differ, so their samples can't be compared:\n" + "\n".join(lines))

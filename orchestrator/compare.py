@@ -8,6 +8,7 @@ from typing import Any
 from specs.job import Dtype, Part, Property
 from specs.result import Environment, Judgement, Outcome, RunRecord, Speed, Verdict
 from specs.shapes import Shape
+from specs.subject import Concerning, Subject
 
 _WORST_FIRST = (
     Outcome.NONDETERMINISTIC,
@@ -35,12 +36,9 @@ class Finding(Part):
     reason: str | None
 
 
-class VerdictChange(Part):
+class VerdictChange(Concerning):
     """One group whose outcome or number of distinct results is not the same; None where a run has no such group."""
 
-    variant: str
-    shape: Shape
-    dtype: Dtype
     property: Property
     first: Finding | None
     second: Finding | None
@@ -116,14 +114,14 @@ def _differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[Di
     ]
 
 
-_GroupKey = tuple[str, Shape, Dtype, Property]
+_GroupKey = tuple[str, Subject, Dtype, Property]
 
 
 def _worst(judgement: Judgement | None) -> dict[_GroupKey, Verdict]:
     """One verdict a group. Strata name drivers and builds, which may be just what differs between the runs."""
     found: dict[_GroupKey, Verdict] = {}
     for verdict in judgement.verdicts if judgement else ():
-        key = (verdict.variant, verdict.shape, verdict.dtype, verdict.property)
+        key = (verdict.variant, verdict.subject, verdict.dtype, verdict.property)
         found[key] = min(found.get(key, verdict), verdict, key=lambda v: (_WORST_FIRST.index(v.outcome), -v.unique))
     return found
 
@@ -138,10 +136,15 @@ def _verdict_changes(
         if one and other and (one.outcome, one.unique) == (other.outcome, other.unique):
             equal += 1
             continue
-        variant, shape, dtype, prop = key
+        variant, subject, dtype, prop = key
         changes.append(
             VerdictChange(
-                variant=variant, shape=shape, dtype=dtype, property=prop, first=_finding(one), second=_finding(other)
+                variant=variant,
+                subject=subject,
+                dtype=dtype,
+                property=prop,
+                first=_finding(one),
+                second=_finding(other),
             )
         )
     return changes, equal

@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from orchestrator.witness import compare_samples
+from orchestrator.throughput import throughputs
+from orchestrator.witness import compare_answers, compare_samples
 from specs.errors import ExitCode
-from specs.job import Dtype, Expectation, KernelJob, Property
+from specs.job import Dtype, Expectation, Property
+from specs.kernel_job import KernelJob
+from specs.kinds import Job
 from specs.result import (
     Judgement,
     Outcome,
@@ -20,8 +23,9 @@ from specs.result import (
     Witness,
 )
 from specs.shapes import Shape
+from specs.subject import Subject, conditions
 from specs.uniqueness import Cell, UniquenessTable
-from specs.unit import Group, Plan, WorkUnit
+from specs.unit import Group, KernelUnit, Plan, WorkUnit
 
 LoadSample = Callable[[str], bytes | None]
 """The bytes of a witness by its digest in hex, or None where they were not kept."""
@@ -36,9 +40,15 @@ def judge(plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFail
     """
     evidence = _Evidence.gather(plan, results, failures)
     verdicts = [verdict for group in evidence.groups for verdict in _verdicts(plan.job, group, evidence, sample)]
-    speeds = _speeds(plan.job, evidence, verdicts)
+    speeds = _speeds(plan.job, evidence, verdicts) if isinstance(plan.job, KernelJob) else []
     errors = [f"{plan.units[failure.unit]}: {failure.reason}" for failure in failures]
-    return Judgement(verdicts=verdicts, speeds=speeds, errors=errors, exit_code=_exit_code(verdicts, speeds, errors))
+    return Judgement(
+        verdicts=verdicts,
+        speeds=speeds,
+        throughputs=throughputs(plan, results, verdicts),
+        errors=errors,
+        exit_code=_exit_code(verdicts, speeds, errors),
+    )
 
 
 def flip_rate_bound(trials: int) -> float:
@@ -63,39 +73,48 @@ class _Evidence:
         failed = {failure.unit: failure.reason for failure in failures}
         found = cls(UniquenessTable(), {}, {}, {}, {}, {})
         for unit in plan.units:
-            if unit.purpose != "measure":
-                found.groups.setdefault(unit.group)
             result = by_unit.get(unit.index)
-            if result is None:
-                if unit.purpose != "measure":
-                    found.missing.setdefault(unit.group, failed.get(unit.index, "not all of its units were run"))
-            else:
+            for group in unit.groups:
+                found.groups.setdefault(group)
+                if result is None:
+                    found.missing.setdefault(group, failed.get(unit.index, "not all of its units were run"))
+            if result is not None:
                 found._take(unit, result)
         return found
 
     def _take(self, unit: WorkUnit, result: UnitResult) -> None:
-        if unit.purpose == "measure":
-            if result.measurement is not None:
-                key = (unit.variant, unit.shape, unit.dtype, result.environment.stratum)
-                self.measured.setdefault(key, []).append(result)
-        elif result.unsupported is not None:
-            self.unsupported[unit.group] = result.unsupported
-        else:
-            self.table.merge(UniquenessTable.from_records(result.cells))
-            self.places[unit.group] = self.places.get(unit.group, 0) + 1
+        if isinstance(unit, KernelUnit) and result.measurement is not None:
+            key = (unit.variant, unit.shape, unit.dtype, result.environment.stratum)
+            self.measured.setdefault(key, []).append(result)
+        self.table.merge(UniquenessTable.from_records(result.cells))
+        for group in unit.groups:
+            if result.unsupported is not None:
+                self.unsupported[group] = result.unsupported
+            else:
+                self.places[group] = self.places.get(group, 0) + 1
 
-    def can_differ(self, shape: Shape, dtype: Dtype) -> bool:
+    def under_the_same_conditions(self, group: Group, variant: str, stratum: str) -> list[Cell]:
+        """Of another variant, the cells that a group may be held against."""
+        return [
+            cell
+            for other in self.groups
+            if (other.variant, other.dtype, other.property) == (variant, group.dtype, group.property)
+            and conditions(other.subject) == conditions(group.subject)
+            and (cell := self.table.strata(other).get(stratum)) is not None
+        ]
+
+    def can_differ(self, subject: Subject, dtype: Dtype) -> bool:
         """False where summing the K blocks of a reference in another order changed no bit of the elements looked at."""
         seen = [
             result.measurement.reordered_elements
             for (_, measured_shape, measured_dtype, _), results in self.measured.items()
             for result in results
-            if (measured_shape, measured_dtype) == (shape, dtype) and result.measurement is not None
+            if (measured_shape, measured_dtype) == (subject, dtype) and result.measurement is not None
         ]
         return not seen or max(seen) > 0
 
 
-def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSample) -> list[Verdict]:
+def _verdicts(job: Job, group: Group, evidence: _Evidence, sample: LoadSample) -> list[Verdict]:
     unsupported = evidence.unsupported.get(group)
     strata = evidence.table.strata(group)
     if unsupported is not None:
@@ -111,7 +130,7 @@ def _verdicts(job: KernelJob, group: Group, evidence: _Evidence, sample: LoadSam
     return verdicts
 
 
-def _outcome(job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _Evidence) -> tuple[Outcome, str | None]:
+def _outcome(job: Job, group: Group, stratum: str, cell: Cell, evidence: _Evidence) -> tuple[Outcome, str | None]:
     """A flip is final; everything that could have hidden one is asked before anything is called deterministic."""
     if cell.unique > 1:
         return Outcome.NONDETERMINISTIC, None
@@ -123,7 +142,7 @@ def _outcome(job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _
         return Outcome.INCONCLUSIVE, "there was only one device: cross_device needs at least 2"
     if group.property is Property.CROSS_PROCESS and evidence.places[group] < 2:
         return Outcome.INCONCLUSIVE, "all trials fell into one process: raise trials to at least 2 for each process"
-    if not evidence.can_differ(group.shape, group.dtype):
+    if not evidence.can_differ(group.subject, group.dtype):
         return Outcome.INCONCLUSIVE, (
             "these inputs can't show a difference: summing the K blocks of a reference in another order "
             f"changes no bit of the {group.dtype} output elements looked at"
@@ -131,26 +150,28 @@ def _outcome(job: KernelJob, group: Group, stratum: str, cell: Cell, evidence: _
     return _held_against_controls(job, group, stratum, evidence)
 
 
-def _held_against_controls(
-    job: KernelJob, group: Group, stratum: str, evidence: _Evidence
-) -> tuple[Outcome, str | None]:
-    controls = [v.name for v in job.variants if v.expectation(group.property) is Expectation.NONDETERMINISTIC]
+def _held_against_controls(job: Job, group: Group, stratum: str, evidence: _Evidence) -> tuple[Outcome, str | None]:
+    expectations = job.expectations(group.property)
+    controls = [name for name, expected in expectations.items() if expected is Expectation.NONDETERMINISTIC]
     if not controls:
+        tested = "a variant" if isinstance(job, KernelJob) else "a target"
         return Outcome.INCONCLUSIVE, (
-            f"the job has no control for {group.property}: add a variant with expect: nondeterministic, such as streamk"
+            f"the job has no control for {group.property}: add {tested} with expect: nondeterministic, such as streamk"
         )
-    cells = [evidence.table.strata(group._replace(variant=name)).get(stratum, Cell()) for name in controls]
     if group.variant in controls:
-        trials = cells[controls.index(group.variant)].trials
+        trials = evidence.table.strata(group)[stratum].trials
         return Outcome.INCONCLUSIVE, f"this control did not flip in {trials} trials"
-    if any(cell.unique > 1 for cell in cells):
+    cells = {name: evidence.under_the_same_conditions(group, name, stratum) for name in controls}
+    if any(cell.unique > 1 for beside in cells.values() for cell in beside):
         return Outcome.DETERMINISTIC, None
-    tried = ", ".join(f"{name} ({cell.trials} trials)" for name, cell in zip(controls, cells, strict=True))
+    tried = ", ".join(
+        f"{name} ({max((cell.trials for cell in beside), default=0)} trials)" for name, beside in cells.items()
+    )
     return Outcome.INCONCLUSIVE, f"no control flipped under the same conditions: {tried}"
 
 
 def _verdict(
-    job: KernelJob,
+    job: Job,
     group: Group,
     stratum: str,
     cell: Cell,
@@ -158,18 +179,17 @@ def _verdict(
     reason: str | None,
     witness: Witness | None,
 ) -> Verdict:
-    variant = next(v for v in job.variants if v.name == group.variant)
     pairs = cell.pairs()
     return Verdict(
         variant=group.variant,
-        shape=group.shape,
+        subject=group.subject,
         dtype=group.dtype,
         property=group.property,
         stratum=stratum,
         outcome=outcome,
         reason=reason,
-        expected=variant.expectation(group.property),
-        required=job.expanded_shapes()[group.shape],
+        expected=job.expectations(group.property)[group.variant],
+        required=job.required(group.subject),
         trials=cell.trials,
         total=cell.total,
         unique=cell.unique,
@@ -186,7 +206,10 @@ def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
     item, first, second, one, other = next((p for p in kept if p[3] and p[4]), (0, b"", b"", None, None))
     if one is None or other is None:
         return None
-    difference = compare_samples(one, other, group.dtype, row_length=group.shape.n)
+    if isinstance(group.subject, Shape):
+        difference = compare_samples(one, other, group.dtype, row_length=group.subject.n)
+    else:
+        difference = compare_answers(one, other)
     return Witness(
         item=item,
         first=cell.items[item][first].first,

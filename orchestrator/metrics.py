@@ -19,8 +19,10 @@ from specs.errors import FarmError, InfrastructureError
 DEADLINE_S = 5.0
 """For the database to answer one scrape: half of what Prometheus waits for unless told otherwise."""
 
-_TARGET: Labels = ("spec", "variant", "dtype", "shape", "device")
+_TARGET: Labels = ("spec", "variant", "dtype", "shape", "mode", "prompt", "device")
+"""Of a kernel's group `mode` and `prompt` are empty, of a model's `shape` is."""
 _GROUP: Labels = (*_TARGET, "property")
+_MODE: Labels = ("spec", "variant", "dtype", "mode", "device")
 
 _COUNTERS: dict[str, tuple[Labels, str]] = {
     "farm_samples": (_GROUP, "Samples compared, in all judged runs."),
@@ -33,6 +35,8 @@ _GAUGES: dict[str, tuple[Labels, str]] = {
     "farm_flip_rate_bound_ratio": (_GROUP, "Exact 95 % upper bound of the flip rate, where none was seen."),
     "farm_kernel_time_seconds": (_TARGET, "Median time of one launch."),
     "farm_determinism_cost_ratio": (_TARGET, "Median time over that of the fastest nondeterministic variant."),
+    "farm_generation_tokens_per_second": (_MODE, "New tokens a second, over all batches of a mode."),
+    "farm_generation_cost_ratio": (_MODE, "Tokens a second of the fastest nondeterministic target over this one's."),
     "farm_runs": (("spec", "status"), "Runs in the database."),
     "farm_last_run_exit_code": (("spec",), "0 met, 1 failed, 3 inconclusive, 4 infrastructure, 130 interrupted."),
     "farm_last_run_duration_seconds": (("spec",), "From the creation of the newest ended run to its end."),

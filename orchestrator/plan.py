@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Literal
 
+from orchestrator.model_plan import model_units
 from specs.errors import UsageError
-from specs.job import STRESS_ON, Device, Dtype, KernelJob, Property, Stress
+from specs.job import STRESS_ON, Device, Dtype, Property, Stress
+from specs.kernel_job import KernelJob
+from specs.kinds import Job
 from specs.shapes import Shape
-from specs.unit import Capacity, Plan, WorkUnit, pool_rows
+from specs.unit import Capacity, KernelUnit, Plan, WorkUnit, pool_rows
 
 UNIT_SECONDS = 4.0
 """About how long a unit should take: what a crash loses, and how often progress shows."""
@@ -21,31 +24,33 @@ _FLOPS = {Device.CPU: 6e10, Device.CUDA: 3e14}
 _OVERHEAD_S = {Device.CPU: 2e-3, Device.CUDA: 1e-4}
 
 
-def make_plan(job: KernelJob, capacity: Capacity) -> Plan:
-    """Units in the order they are run: shape by shape, and within a shape the variants take turns.
+def make_plan(job: Job, capacity: Capacity) -> Plan:
+    """The units of a job, in the order they are run. Raises UsageError for what the device can't do."""
+    units: Iterable[WorkUnit] = (
+        _kernel_units(job, capacity) if isinstance(job, KernelJob) else model_units(job, capacity)
+    )
+    numbered = tuple(unit.model_copy(update={"index": index}) for index, unit in enumerate(units))
+    return Plan(job=job, capacity=capacity, units=numbered)
 
-    Raises UsageError for a kind of stress that the device does not know.
-    """
+
+def _kernel_units(job: KernelJob, capacity: Capacity) -> Iterator[KernelUnit]:
+    """Shape by shape, and within a shape the variants take turns."""
     for stress in job.stress:
         if stress not in STRESS_ON[capacity.device]:
             allowed = ", ".join(STRESS_ON[capacity.device])
             raise UsageError(f"stress {stress} can't be made on {capacity.device}; allowed there: {allowed}")
-    units: list[WorkUnit] = []
     for shape in job.expanded_shapes():
         for dtype in job.dtypes:
             turns = [list(_units_of(job, capacity, variant.name, shape, dtype)) for variant in job.variants]
             for turn in zip_longest(*turns):
-                units += [
-                    unit.model_copy(update={"index": len(units) + i}) for i, unit in enumerate(filter(None, turn))
-                ]
-    return Plan(job=job, capacity=capacity, units=tuple(units))
+                yield from filter(None, turn)
 
 
-def _units_of(job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dtype: Dtype) -> Iterator[WorkUnit]:
+def _units_of(job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dtype: Dtype) -> Iterator[KernelUnit]:
     def unit(
         purpose: Property | Literal["measure"], stress: Stress, first: int, trials: int, slot: int | None = None
-    ) -> WorkUnit:
-        return WorkUnit(
+    ) -> KernelUnit:
+        return KernelUnit(
             index=0,
             variant=variant,
             shape=shape,

@@ -1,7 +1,8 @@
 """What the farm's metrics show, out of the database: for each metric, numbers by the values of its labels.
 
-Labels are what a farm has few of: specs, variants, properties, dtypes, shapes, models of device. Runs and kernel builds
-come without end, so they are in none: totals add up all judged runs of a spec, everything else is of its newest one.
+Labels are what a farm has few of: specs, variants, properties, dtypes, shapes, modes, prompts, models of device. Runs
+and kernel builds come without end, so they are in none: totals add up all judged runs of a spec, everything else is of
+its newest one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _WORST_FIRST = (
 def read(connection: sa.Connection) -> Readings:
     """All metrics, by name. Labels are in the order in which `metrics` declares them."""
     newest = _newest(runs.c.judged_exit_code.is_not(None))
-    return _totals(connection) | _verdicts(connection, newest) | _speeds(connection, newest) | _runs(connection)
+    of_newest = _verdicts(connection, newest) | _speeds(connection, newest) | _throughputs(connection, newest)
+    return _totals(connection) | of_newest | _runs(connection)
 
 
 def _totals(connection: sa.Connection) -> Readings:
@@ -68,6 +70,16 @@ def _speeds(connection: sa.Connection, newest: sa.Select[Any]) -> Readings:
     return {
         "farm_kernel_time_seconds": _each(found, "median", max),
         "farm_determinism_cost_ratio": _each(found, "cost", max),
+    }
+
+
+def _throughputs(connection: sa.Connection, newest: sa.Select[Any]) -> Readings:
+    query = sa.select(runs.c.name, runs.c.throughputs).where(runs.c.id.in_(newest), runs.c.throughputs.is_not(None))
+    found = [(row.name, one) for row in connection.execute(query) for one in row.throughputs]
+    labelled = [((name, one.variant, one.dtype, one.mode, _device(one.stratum)), one) for name, one in found]
+    return {
+        "farm_generation_tokens_per_second": {labels: one.tokens_per_second for labels, one in labelled},
+        "farm_generation_cost_ratio": {labels: one.cost for labels, one in labelled if one.cost is not None},
     }
 
 
@@ -115,17 +127,22 @@ def _newest(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def _target_columns(table: sa.Table) -> list[sa.Column[Any]]:
-    return [runs.c.name, *(table.c[name] for name in ("variant", "dtype", "m", "k", "n", "stratum"))]
+    return [runs.c.name, *(table.c[name] for name in ("variant", "dtype", "subject", "mode", "stratum"))]
 
 
 def _by_labels(rows: Iterable[sa.Row[Any]], *further: str) -> Mapping[Labels, Sequence[sa.Row[Any]]]:
     """Rows that share all labels: those of one group or target on one model of device."""
     found: defaultdict[Labels, list[sa.Row[Any]]] = defaultdict(list)
     for row in rows:
-        device = row.stratum.split(" / ")[0]
+        # Prometheus takes a label that is empty for one that isn't there.
+        shape, prompt = ("", row.subject) if row.mode else (row.subject, "")
         more = (getattr(row, name) for name in further)
-        found[row.name, row.variant, row.dtype, f"{row.m}x{row.k}x{row.n}", device, *more].append(row)
+        found[row.name, row.variant, row.dtype, shape, row.mode, prompt, _device(row.stratum), *more].append(row)
     return found
+
+
+def _device(stratum: str) -> str:
+    return stratum.split(" / ")[0]
 
 
 def _each(found: Mapping[Labels, Sequence[sa.Row[Any]]], column: str, combine: Callable[[list[Any]], Any]) -> Values:

@@ -17,7 +17,8 @@ from orchestrator.tables import environments, results, speeds, verdicts
 from specs.errors import ExitCode
 from specs.result import Environment, Judgement, RunRecord, RunStatus, Speed, Verdict
 from specs.shapes import Shape
-from specs.unit import WorkUnit
+from specs.subject import Subject
+from specs.unit import KernelUnit, WorkUnit
 
 
 def this_process() -> dict[str, Any]:
@@ -43,8 +44,9 @@ def may_be_alive(run: sa.Row[Any]) -> bool:
 
 
 def unit_row(run_id: str, unit: WorkUnit) -> dict[str, Any]:
-    target = _target_columns(unit.variant, unit.shape, unit.dtype)
-    return {"run_id": run_id, "unit": unit.index, **target, "purpose": unit.purpose, "work": unit}
+    purpose = unit.purpose if isinstance(unit, KernelUnit) else unit.mode
+    about = {"variant": unit.variant, "dtype": unit.dtype, "purpose": purpose}
+    return {"run_id": run_id, "unit": unit.index, **about, "work": unit}
 
 
 def keep_environment(connection: sa.Connection, environment: Environment) -> str:
@@ -113,7 +115,11 @@ def _record(
     judgement = None
     if row.judged_exit_code is not None:
         judgement = Judgement(
-            verdicts=judged, speeds=timed, errors=row.unit_errors, exit_code=ExitCode(row.judged_exit_code)
+            verdicts=judged,
+            speeds=timed,
+            throughputs=row.throughputs or [],
+            errors=row.unit_errors,
+            exit_code=ExitCode(row.judged_exit_code),
         )
     return RunRecord(
         id=row.id,
@@ -149,14 +155,15 @@ def exit_code(status: RunStatus, judgement: Judgement | None) -> ExitCode | None
             return judgement.exit_code
 
 
-def _target_columns(variant: str, shape: Shape, dtype: str) -> dict[str, Any]:
-    return {"variant": variant, "m": shape.m, "k": shape.k, "n": shape.n, "dtype": dtype}
+def _target_columns(variant: str, subject: Subject, dtype: str) -> dict[str, Any]:
+    name, mode = (str(subject), "") if isinstance(subject, Shape) else (subject.name, subject.mode.value)
+    return {"variant": variant, "subject": name, "mode": mode, "dtype": dtype}
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
     columns = ("property", "stratum", "outcome", "expected", "required", "trials", "total", "unique", "flips", "bound")
     return {
-        **_target_columns(verdict.variant, verdict.shape, verdict.dtype),
+        **_target_columns(verdict.variant, verdict.subject, verdict.dtype),
         **{name: getattr(verdict, name) for name in columns},
         "verdict": verdict,
     }

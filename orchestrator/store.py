@@ -101,6 +101,7 @@ class Store:
             "unsupported": result.unsupported,
             "cells": result.cells,
             "measurement": result.measurement,
+            "generation": result.generation,
         }
         try:
             with self._database.writing() as connection:
@@ -157,6 +158,7 @@ class Store:
                 environment=row.environment,
                 cells=row.cells,
                 measurement=row.measurement,
+                generation=row.generation,
                 unsupported=row.unsupported,
                 seconds=row.seconds,
             )
@@ -206,6 +208,7 @@ class Store:
             "exit_code": exit_code(status, judgement),
             "judged_exit_code": judgement.exit_code if judgement else None,
             "unit_errors": judgement.errors if judgement else None,
+            "throughputs": judgement.throughputs if judgement else None,
         }
         with self._database.writing() as connection:
             run = _run_row(connection, run_id, lock=True)

@@ -13,12 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from specs.job import KernelJob
-from specs.result import Environment, Measurement, Speed, Verdict
+from specs.kinds import Job
+from specs.result import Environment, Generation, Measurement, Speed, Throughput, Verdict
 from specs.uniqueness import CellRecord
 from specs.unit import Capacity, WorkUnit
 
-REVISION = "0001"
+REVISION = "0002"
 """Of the newest migration. A database that has it needs no Alembic, whose import costs more than opening."""
 
 
@@ -74,8 +74,9 @@ def _run_id(**options: Any) -> sa.Column[str]:
     return sa.Column("run_id", Plain, sa.ForeignKey("runs.id"), nullable=False, **options)
 
 
-def _shape() -> list[sa.Column[Any]]:
-    return [sa.Column(name, sa.Integer, nullable=False) for name in ("m", "k", "n")]
+def _subject() -> list[sa.Column[Any]]:
+    """A shape as `MxKxN`, or the name of a prompt with its mode. Only prompts have modes: the mode of a shape is ''."""
+    return [sa.Column(name, Plain, nullable=False, server_default="") for name in ("subject", "mode")]
 
 
 runs = sa.Table(
@@ -92,11 +93,12 @@ runs = sa.Table(
     sa.Column("error", Plain),
     sa.Column("folder", Plain, nullable=False),
     sa.Column("farm_version", Plain, nullable=False),
-    sa.Column("job", AsJson(KernelJob), nullable=False),
+    sa.Column("job", AsJson(Job), nullable=False),
     sa.Column("capacity", AsJson(Capacity), nullable=False),
-    # The judgement's own parts: both are empty until there is one. Its verdicts and speeds have tables.
+    # The judgement's own parts: all are empty until there is one. Its verdicts and speeds have tables.
     sa.Column("judged_exit_code", sa.Integer),
     sa.Column("unit_errors", AsJson(list[str])),
+    sa.Column("throughputs", AsJson(list[Throughput])),
     # The process that runs it. A pid comes back after a reboot; together with the start time it does not.
     sa.Column("host", Plain, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
@@ -109,7 +111,6 @@ units = sa.Table(
     _run_id(primary_key=True),
     sa.Column("unit", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("variant", Plain, nullable=False),
-    *_shape(),
     sa.Column("dtype", Plain, nullable=False),
     sa.Column("purpose", Plain, nullable=False),
     sa.Column("work", AsJson(WorkUnit), nullable=False),
@@ -135,6 +136,7 @@ results = sa.Table(
     sa.Column("environment_hash", Plain, sa.ForeignKey("environments.hash"), nullable=False),
     sa.Column("cells", AsJson(list[CellRecord]), nullable=False),
     sa.Column("measurement", AsJson(Measurement)),
+    sa.Column("generation", AsJson(Generation)),
     sa.ForeignKeyConstraint(["run_id", "unit"], ["units.run_id", "units.unit"]),
 )
 
@@ -155,7 +157,7 @@ verdicts = sa.Table(
     _run_id(primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("variant", Plain, nullable=False),
-    *_shape(),
+    *_subject(),
     sa.Column("dtype", Plain, nullable=False),
     sa.Column("property", Plain, nullable=False),
     sa.Column("stratum", Plain, nullable=False),
@@ -176,7 +178,7 @@ speeds = sa.Table(
     _run_id(primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("variant", Plain, nullable=False),
-    *_shape(),
+    *_subject(),
     sa.Column("dtype", Plain, nullable=False),
     sa.Column("stratum", Plain, nullable=False),
     sa.Column("launches", sa.Integer, nullable=False),

@@ -1,4 +1,4 @@
-"""How two samples of the same group differ, element by element, compared as bits."""
+"""How two samples of the same group differ, element by element, compared as bits: outputs of a GEMM, or answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specs.job import Dtype
+from workers.engine.samples import decode
 
 _UNSIGNED: dict[Dtype, Any] = {Dtype.BF16: np.uint16, Dtype.FP16: np.uint16, Dtype.FP32: np.uint32}
 
@@ -48,6 +49,42 @@ def compare_samples(first: bytes, second: bytes, dtype: Dtype, *, row_length: in
         bits=(f"0x{int(a[index]):0{width}x}", f"0x{int(b[index]):0{width}x}"),
         max_ulp=int(np.abs(_ordinal(a[places]) - _ordinal(b[places])).max()) if comparable else None,
     )
+
+
+def compare_answers(first: bytes, second: bytes) -> Difference:
+    """Compare two answers of a model (see ``workers.engine.samples``). An element is a position: token and logprob.
+
+    ``max_ulp`` is that of the logprobs up to the first token that differs: behind it the answers have no more to do
+    with each other. Raises ValueError where all their bits are equal.
+    """
+    a, b = decode(first), decode(second)
+    shorter, longer = sorted((len(a[0]), len(b[0])))
+    tokens = a[0][:shorter] != b[0][:shorter]
+    bits = a[1][:shorter].view(np.uint32), b[1][:shorter].view(np.uint32)
+    places = np.flatnonzero(tokens | (bits[0] != bits[1]))
+    if places.size == 0 and shorter == longer:
+        raise ValueError("the samples are equal")
+    index = int(places[0]) if places.size else shorter
+    common = int(np.flatnonzero(tokens)[0]) if tokens.any() else shorter
+    comparable = common > 0 and not np.isnan(a[1][:common] + b[1][:common]).any()
+    distances = np.abs(_ordinal(bits[0][:common]) - _ordinal(bits[1][:common]))
+    return Difference(
+        elements=longer,
+        differing=int(places.size) + longer - shorter,
+        index=index,
+        coordinates=(index,),
+        values=(_position(*a, index), _position(*b, index)),
+        bits=(_logprob_bits(a[1], index), _logprob_bits(b[1], index)),
+        max_ulp=int(distances.max()) if comparable else None,
+    )
+
+
+def _position(tokens: npt.NDArray[np.uint32], logprobs: npt.NDArray[np.float32], index: int) -> str:
+    return f"token {tokens[index]}, logprob {logprobs[index]}" if index < len(tokens) else "the end"
+
+
+def _logprob_bits(logprobs: npt.NDArray[np.float32], index: int) -> str:
+    return f"0x{int(logprobs.view(np.uint32)[index]):08x}" if index < len(logprobs) else "-"
 
 
 def _as_float(bits: npt.NDArray[Any], dtype: Dtype) -> npt.NDArray[np.float32]:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from specs.errors import Problem, SpecError, nearest, printable, shown
 from specs.explain import problems_of
-from specs.job import KINDS, Job, JobBase
+from specs.job import JobBase
+from specs.kinds import KINDS, Job
 from specs.library import library_names, library_spec
 from specs.overrides import overridden
 from specs.tree import MAX_SIZE, Node, Place, read_tree, write_tree

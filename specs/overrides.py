@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from specs.errors import Problem, SpecError, shown
-from specs.job import SHORT_FORMS
+from specs.kinds import SHORT_FORMS
 from specs.tree import Node, Place, Tree, join, read_tree
 
 _STEP = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]{1,9})\]")

@@ -6,9 +6,13 @@ import builtins
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from specs.errors import ExitCode
-from specs.job import Dtype, Expectation, KernelJob, Part, Property
+from specs.job import Dtype, Expectation, Mode, Part, Property
+from specs.kinds import Job
 from specs.shapes import Shape
+from specs.subject import Concerning
 from specs.uniqueness import CellRecord, Sighting
 
 
@@ -56,12 +60,23 @@ class Measurement(Part):
     reordered_of: int
 
 
+class Generation(Part):
+    """What one unit of a model job computed, and how long that took."""
+
+    prompt_tokens: int
+    """Whether computed or found in the prefix cache."""
+    new_tokens: int
+    seconds: float
+    """From the first request to the last answer, without flushing caches and digesting."""
+
+
 class UnitResult(Part):
     unit: int
     attempt: int
     environment: Environment
     cells: list[CellRecord]
     measurement: Measurement | None = None
+    generation: Generation | None = None
     unsupported: str | None = None
     seconds: float
 
@@ -112,12 +127,9 @@ class Timing(Part):
     q3: float
 
 
-class Verdict(Part):
+class Verdict(Concerning):
     """About one group in one stratum."""
 
-    variant: str
-    shape: Shape
-    dtype: Dtype
     property: Property
     stratum: str
     outcome: Outcome
@@ -156,11 +168,28 @@ class Speed(Part):
     failed_gates: list[str]
 
 
+class Throughput(Part):
+    """How fast one target of a model job generated in one mode."""
+
+    variant: str
+    mode: Mode
+    dtype: Dtype
+    stratum: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    tokens_per_second: float
+    """New tokens, over all of the mode's batches."""
+    cost: float | None
+    """Tokens per second of the fastest nondeterministic target over this one's; None where there is none."""
+
+
 class Judgement(Part):
     """All that a run says. The same object is printed, stored and reported."""
 
     verdicts: list[Verdict]
     speeds: list[Speed]
+    throughputs: list[Throughput] = Field(default=[])
     errors: list[str]
     """Units that failed in every attempt, in plain words."""
     exit_code: ExitCode
@@ -189,6 +218,6 @@ class RunRecord(Part):
     error: str | None
     folder: str
     farm_version: str
-    job: KernelJob
+    job: Job
     judgement: Judgement | None
     environments: list[Environment]

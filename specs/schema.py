@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from specs.job import KINDS
+from specs.kinds import KINDS
 
 
 @cache

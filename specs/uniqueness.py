@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from specs.job import Dtype, Part, Property
-from specs.shapes import Shape
+from specs.job import Property
+from specs.subject import Concerning
 from specs.unit import Group
 
 
@@ -14,7 +14,8 @@ class Sighting(NamedTuple):
     """Where a digest was seen. Sightings are ordered, so that 'the first' is the same however counters were merged."""
 
     trial: int
-    stress: str
+    conditions: str
+    """The kind of stress; of a model's answer, its place in the batch."""
     unit: int
     attempt: int
     device: str
@@ -82,12 +83,9 @@ class Cell:
         return [(item, first, other) for _, item, first, other in sorted(found)]
 
 
-class CellRecord(Part):
+class CellRecord(Concerning):
     """A cell as it is sent and stored."""
 
-    variant: str
-    shape: Shape
-    dtype: Dtype
     property: Property
     stratum: str
     trials: int
@@ -124,7 +122,7 @@ class UniquenessTable:
         return [
             CellRecord(
                 variant=group.variant,
-                shape=group.shape,
+                subject=group.subject,
                 dtype=group.dtype,
                 property=group.property,
                 stratum=stratum,
@@ -142,7 +140,7 @@ class UniquenessTable:
     def from_records(cls, records: list[CellRecord]) -> UniquenessTable:
         table = cls()
         for record in records:
-            cell = table.cell(Group(record.variant, record.shape, record.dtype, record.property), record.stratum)
+            cell = table.cell(Group(record.variant, record.subject, record.dtype, record.property), record.stratum)
             cell.trials += record.trials
             for item, digest, count, first in record.tallies:
                 tallies, key = cell.items.setdefault(item, {}), bytes.fromhex(digest)

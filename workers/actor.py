@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
-from dataclasses import dataclass
-
-from specs.errors import FarmError, UsageError
 from specs.job import Device, Property
 from specs.result import Environment
-from specs.unit import WorkUnit
-from workers.runner import Outputs, Runner
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a call gave nothing. ``retry`` is False where the same call would fail again."""
-
-    reason: str
-    traceback: str
-    retry: bool
-    usage: bool = False
+from specs.unit import KernelUnit
+from workers.failure import Failure, failure_of
+from workers.runner import Known, Outputs, Runner
 
 
 class Worker:
@@ -41,9 +28,9 @@ class Worker:
             self._runner = Runner(torch.device("cuda", 0) if self._device is Device.CUDA else torch.device("cpu"))
             return self._runner.environment
         except Exception as error:
-            return _failure(error)
+            return failure_of(error)
 
-    def run(self, unit: WorkUnit, attempt: int, known: frozenset[str]) -> Outputs | Failure:
+    def run(self, unit: KernelUnit, attempt: int, known: Known) -> Outputs | Failure:
         """Run one unit, after ``prepare``."""
         assert self._runner is not None
         try:
@@ -53,10 +40,4 @@ class Worker:
                 return run_fresh(unit, attempt, known)
             return self._runner.run(unit, attempt, known)
         except Exception as error:
-            return _failure(error)
-
-
-def _failure(error: Exception) -> Failure:
-    expected = isinstance(error, FarmError)
-    reason = str(error) if expected else f"{type(error).__name__}: {error}"
-    return Failure(reason, traceback.format_exc(), retry=not expected, usage=isinstance(error, UsageError))
+            return failure_of(error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from specs.unit import WorkUnit
+from specs.unit import KernelUnit
 from workers.graphs import capture
 from workers.ledger import Ledger
 from workers.observe import DeviceObserver
@@ -19,7 +19,7 @@ GRAPH_TRIALS = 100
 EAGER_TRIALS = 20
 
 
-def repeats(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
+def repeats(unit: KernelUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
     """The same product again and again; the whole output is one sample."""
     watched = _Watched(unit, stressed, problem)
     graphs = 0 if stressed.one_by_one else max(0, unit.trials - EAGER_TRIALS) // GRAPH_TRIALS
@@ -30,7 +30,7 @@ def repeats(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger
     watched.read(ledger)
 
 
-def batch_rows(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
+def batch_rows(unit: KernelUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
     """Batches of different size cut from one pool of rows; each row is a sample."""
     observer = DeviceObserver()
     seen: list[_Batch] = []
@@ -53,7 +53,7 @@ def batch_rows(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Led
 class _Watched:
     """Launches take turns between two outputs: while one is digested on a second stream, the other is written."""
 
-    def __init__(self, unit: WorkUnit, stressed: Stressed, problem: Problem) -> None:
+    def __init__(self, unit: KernelUnit, stressed: Stressed, problem: Problem) -> None:
         self._unit, self._stressed, self._problem = unit, stressed, problem
         self._observer = DeviceObserver()
         self._beside = torch.cuda.Stream()
@@ -141,7 +141,7 @@ class _Batch:
 
     def __init__(
         self,
-        unit: WorkUnit,
+        unit: KernelUnit,
         stressed: Stressed,
         problem: Problem,
         observer: DeviceObserver,

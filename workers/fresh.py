@@ -10,11 +10,11 @@ import sys
 import torch
 
 from specs.errors import InfrastructureError
-from specs.unit import WorkUnit
-from workers.runner import Outputs, Runner
+from specs.unit import KernelUnit
+from workers.runner import Known, Outputs, Runner
 
 
-def run_fresh(unit: WorkUnit, attempt: int, known: frozenset[str]) -> Outputs:
+def run_fresh(unit: KernelUnit, attempt: int, known: Known) -> Outputs:
     """Run a unit in a new Python process that inherits this one's environment.
 
     Raises InfrastructureError with the end of the process's output where it fails.

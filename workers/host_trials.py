@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from specs.unit import WorkUnit
+from specs.unit import KernelUnit
 from workers.digest import digest, row_digests
 from workers.ledger import Ledger
 from workers.problem import Problem
@@ -12,7 +12,7 @@ from workers.stress import Bound, Stressed
 from workers.trials import batches
 
 
-def repeats(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
+def repeats(unit: KernelUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
     """The same product again and again; the whole output is one sample."""
     bound: Bound | None = None
     for trial in range(unit.first_trial, unit.first_trial + unit.trials):
@@ -25,7 +25,7 @@ def repeats(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger
         ledger.keep(found, bound.out)
 
 
-def batch_rows(unit: WorkUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
+def batch_rows(unit: KernelUnit, stressed: Stressed, problem: Problem, ledger: Ledger) -> None:
     """Batches of different size cut from one pool of rows; each row is a sample."""
     whole: torch.Tensor | None = None
     for trial, offset, rows in batches(unit):

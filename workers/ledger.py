@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from specs.result import Environment
 from specs.uniqueness import Cell, Sighting
-from specs.unit import WorkUnit
+from specs.unit import KernelUnit, WorkUnit
 from workers.digest import raw_bytes
 
 if TYPE_CHECKING:
@@ -22,22 +22,26 @@ class Ledger:
     def __init__(self, unit: WorkUnit, attempt: int, where: Environment, cell: Cell, known: frozenset[str]) -> None:
         self.samples: dict[str, bytes] = {}
         self._unit, self._attempt = unit, attempt
+        self._conditions = unit.stress.value if isinstance(unit, KernelUnit) else unit.mode.value
         self._device = where.device_uuid or where.node
         self._cell, self._known = cell, known
 
     def begin_trial(self) -> None:
         self._cell.trials += 1
 
-    def count(self, digest: bytes, trial: int, item: int = 0) -> bytes | None:
-        """Count one sample; the digest that its item showed first, if this is the first time it shows another."""
-        seen = Sighting(trial, self._unit.stress.value, self._unit.index, self._attempt, self._device)
+    def count(self, digest: bytes, trial: int, item: int = 0, conditions: str = "") -> bytes | None:
+        """Count one sample; the digest that its item showed first, if this is the first time it shows another.
+
+        ``conditions`` are those of the sample alone, where they are not the unit's kind of stress.
+        """
+        seen = Sighting(trial, conditions or self._conditions, self._unit.index, self._attempt, self._device)
         if not self._cell.add(digest, seen, item):
             return None
         first = next(iter(self._cell.items[item]))
         return None if first == digest else first
 
-    def keep(self, digest: bytes, sample: torch.Tensor) -> None:
-        """Keep the bytes of a contiguous sample, if a pair is not complete yet."""
+    def keep(self, digest: bytes, sample: torch.Tensor | bytes) -> None:
+        """Keep the bytes of a sample (a tensor has to be contiguous), if a pair is not complete yet."""
         name = digest.hex()
         if name not in self._known and len(self._known) + len(self.samples) < KEPT_SAMPLES:
-            self.samples.setdefault(name, bytes(raw_bytes(sample)))
+            self.samples.setdefault(name, sample if isinstance(sample, bytes) else bytes(raw_bytes(sample)))

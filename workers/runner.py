@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
 from specs.job import Property
 from specs.result import Environment, Measurement, UnitResult
 from specs.uniqueness import UniquenessTable
-from specs.unit import WorkUnit
+from specs.unit import Group, KernelUnit
 from workers import device_trials, host_trials
 from workers.build import Backend, build
 from workers.environment import capture
@@ -28,10 +30,14 @@ ACROSS_DEVICES = "all devices"
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a unit gives: its result, and the bytes of samples by digest in hex."""
+    """What a unit gives: its result, and of each group the bytes of samples by digest in hex."""
 
     result: UnitResult
-    samples: dict[str, bytes]
+    samples: dict[Group, dict[str, bytes]]
+
+
+Known = Mapping[Group, frozenset[str]]
+"""Of each group, the digests, in hex, of samples that the farm has already: they are not sent again."""
 
 
 class Runner:
@@ -43,23 +49,23 @@ class Runner:
         self.environment: Environment = capture(device, build(backend).key)
         self._problem: Problem | None = None
 
-    def run(self, unit: WorkUnit, attempt: int, known: frozenset[str] = frozenset()) -> Outputs:
-        """Run one unit. ``known`` are digests, in hex, of the group's samples that the farm has: they are not sent.
+    def run(self, unit: KernelUnit, attempt: int, known: Known = MappingProxyType({})) -> Outputs:
+        """Run one unit.
 
         Raises UsageError for a variant that can't be found, KernelError where a launch fails.
         """
         started = time.perf_counter()
         target = find_target(unit.variant)
         unsupported = _unsupported(unit, target, self.device)
-        table, samples, measurement = UniquenessTable(), dict[str, bytes](), None
+        table, samples, measurement = UniquenessTable(), dict[Group, dict[str, bytes]](), None
         if unsupported is None and unit.purpose == "measure":
             measurement = self._measure(unit, target)
         elif unsupported is None:
             across = unit.purpose is Property.CROSS_DEVICE
             cell = table.cell(unit.group, ACROSS_DEVICES if across else self.environment.stratum)
-            ledger = Ledger(unit, attempt, self.environment, cell, known)
+            ledger = Ledger(unit, attempt, self.environment, cell, known.get(unit.group, frozenset()))
             self._sample(unit, target, ledger)
-            samples = ledger.samples
+            samples[unit.group] = ledger.samples
         result = UnitResult(
             unit=unit.index,
             attempt=attempt,
@@ -71,13 +77,13 @@ class Runner:
         )
         return Outputs(result, samples)
 
-    def _sample(self, unit: WorkUnit, target: GemmTarget, ledger: Ledger) -> None:
+    def _sample(self, unit: KernelUnit, target: GemmTarget, ledger: Ledger) -> None:
         trials = device_trials if self.device.type == "cuda" else host_trials
         sampling = trials.batch_rows if unit.purpose is Property.BATCH_INVARIANCE else trials.repeats
         with Stressed(unit, target, self.device) as stressed:
             sampling(unit, stressed, self._problem_of(unit), ledger)
 
-    def _measure(self, unit: WorkUnit, target: GemmTarget) -> Measurement:
+    def _measure(self, unit: KernelUnit, target: GemmTarget) -> Measurement:
         problem = self._problem_of(unit)
         out = problem.output(unit.dtype)
         launch = target.bind(problem.inputs, out)
@@ -97,13 +103,13 @@ class Runner:
             captured=times.captured,
         )
 
-    def _problem_of(self, unit: WorkUnit) -> Problem:
+    def _problem_of(self, unit: KernelUnit) -> Problem:
         if self._problem is None or self._problem.key != (unit.shape, unit.seed):
             self._problem = Problem(unit.shape, unit.seed, self.device)
         return self._problem
 
 
-def _unsupported(unit: WorkUnit, target: GemmTarget, device: torch.device) -> str | None:
+def _unsupported(unit: KernelUnit, target: GemmTarget, device: torch.device) -> str | None:
     if unit.purpose is Property.SM_COUNT and not target.takes_sm_count:
         return f"{unit.variant} can't be told how many SMs to use"
     shape = unit.shape

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 
 from specs.job import Property, Stress
-from specs.unit import WorkUnit
+from specs.unit import KernelUnit
 from workers.gemm.target import QUIET, Conditions, GemmInputs, GemmTarget, Launch
 
 PAUSE_US = 200
@@ -28,7 +28,7 @@ COLD_S = 0.005
 class Stressed:
     """A unit's launches under its stress. Use as a context manager: some kinds run for as long as the unit does."""
 
-    def __init__(self, unit: WorkUnit, target: GemmTarget, device: torch.device) -> None:
+    def __init__(self, unit: KernelUnit, target: GemmTarget, device: torch.device) -> None:
         self._unit, self._target, self._device = unit, target, device
         self._threads: _CompetingThreads | None = None
         self._load: _DeviceLoad | None = None

@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterator
 
 from specs.job import Device
-from specs.unit import WorkUnit, pool_rows
+from specs.unit import KernelUnit, pool_rows
 
 EVERY_SIZE_TO = 256
 """On a GPU, where a trial costs little: batches of every size up to this, then sizes drawn from the seed."""
 
 
-def batches(unit: WorkUnit) -> Iterator[tuple[int, int, int]]:
+def batches(unit: KernelUnit) -> Iterator[tuple[int, int, int]]:
     """(trial, offset, rows) of a batch_invariance unit.
 
     First the whole pool, so that every row of the others has something to be held against. Then on the CPU the ends

@@ -35,7 +35,7 @@ def _print(comparison: Comparison, out: Console) -> None:
     else:
         out.print(f"[bold]verdicts[/]: {len(comparison.verdicts)} changed, {comparison.verdicts_equal} did not")
     for change in comparison.verdicts:
-        group = f"{change.variant} {change.shape} {change.dtype} {change.property}"
+        group = f"{change.variant} {change.subject} {change.dtype} {change.property}"
         out.print(f"  {group}: {_finding(change.first)} -> {_finding(change.second)}", markup=False)
     _print_speeds(comparison, out)
 

@@ -36,9 +36,10 @@ def plan(
     for unit in made.units if units else ():
         trials = f"trials {unit.first_trial} to {unit.first_trial + unit.trials - 1}"
         out.print(f"{unit}: {trials}, about {unit.estimate_s:.1f} s", markup=False)
-    totals: dict[tuple[str, str], int] = {}
+    totals: dict[str, int] = {}
     for unit in made.units:
-        totals[unit.purpose, unit.stress] = totals.get((unit.purpose, unit.stress), 0) + unit.trials
-    for (purpose, stress), launches in totals.items():
-        out.print(f"  {purpose} ({stress}): {launches} launches")
+        totals[unit.activity] = totals.get(unit.activity, 0) + unit.trials
+    what = "launches" if job.kind == "kernel" else "batches"
+    for activity, number in totals.items():
+        out.print(f"  {activity}: {number} {what}")
     out.print(f"about {made.estimate_s:.0f} s in all")

@@ -55,7 +55,7 @@ def _run_case(record: RunRecord) -> ET.Element:
 
 
 def _verdict_case(suite: str, verdict: Verdict) -> ET.Element:
-    name = f"{verdict.shape} {verdict.dtype} {verdict.property} [{verdict.stratum}]"
+    name = f"{verdict.subject} {verdict.dtype} {verdict.property} [{verdict.stratum}]"
     case = _case(suite, verdict.variant, name)
     reason = verdict.reason or verdict_words(verdict)
     match verdict.outcome:

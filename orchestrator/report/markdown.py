@@ -86,7 +86,7 @@ def _row(line: Line) -> str:
         measured = (timing_words(speed.timing), cost_words(speed.cost), error_words(speed.relative_error))
     cells = [
         verdict.variant,
-        str(verdict.shape),
+        str(verdict.subject),
         verdict.dtype,
         verdict.property,
         *map(str, (verdict.total, verdict.unique, verdict.flips)),

@@ -114,12 +114,12 @@ class Times:
 
 def heat_map(lines: list[Line]) -> HeatMap:
     """Variant, property and dtype downwards, shapes across; a square shows the worst of its strata."""
-    columns = list(dict.fromkeys(str(line.verdict.shape) for line in lines))
+    columns = list(dict.fromkeys(str(line.verdict.subject) for line in lines))
     found: dict[tuple[str, str], dict[str, Verdict]] = {}
     for line in lines:
         verdict = line.verdict
         row = found.setdefault((verdict.variant, f"{verdict.property} {verdict.dtype}"), {})
-        shape = str(verdict.shape)
+        shape = str(verdict.subject)
         row[shape] = min(row.get(shape, verdict), verdict, key=lambda v: _WORST_FIRST.index(v.outcome))
     left = _label_width(found)
     top = max((len(shape) for shape in columns), default=0) * CHARACTER * 0.6 + 16
@@ -142,7 +142,7 @@ def unique_bars(lines: list[Line]) -> Bars:
     """Distinct results of each group on a logarithmic scale; of many groups only those that flipped."""
     counted = [line.verdict for line in lines if line.verdict.total]
     shown = counted if len(counted) <= _BARS_AT_MOST else [verdict for verdict in counted if verdict.unique > 1]
-    names = [(verdict.variant, f"{verdict.shape} {verdict.dtype} {verdict.property}") for verdict in shown]
+    names = [(verdict.variant, f"{verdict.subject} {verdict.dtype} {verdict.property}") for verdict in shown]
     left = _label_width(names)
     most = max((verdict.unique for verdict in shown), default=1)
     scale = _BAR / math.log(max(most, 10))

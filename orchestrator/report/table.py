@@ -64,7 +64,7 @@ def _wide(found: list[Line], several: bool) -> Table:
     for line in found:
         verdict, first = line.verdict, (line.target, line.verdict.stratum) != shown
         shown = line.target, verdict.stratum
-        target = (verdict.variant, str(verdict.shape), verdict.dtype) if first else ("", "", "")
+        target = (verdict.variant, str(verdict.subject), verdict.dtype) if first else ("", "", "")
         table.add_row(
             *map(Text, (*target, verdict.property, *_numbers(verdict))),
             _outcome(verdict),
@@ -95,7 +95,7 @@ def _speeds(found: list[Line], several: bool) -> Table:
 
 def _target(line: Line, several: bool) -> Text:
     verdict = line.verdict
-    text = Text(f"{verdict.variant}\n{verdict.shape} {verdict.dtype}")
+    text = Text(f"{verdict.variant}\n{verdict.subject} {verdict.dtype}")
     return text.append(f"\n{verdict.stratum}") if several else text
 
 

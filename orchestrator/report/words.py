@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from specs.errors import ExitCode
-from specs.job import Expectation, Property
+from specs.job import Dtype, Expectation, Property
 from specs.result import Environment, Outcome, RunRecord, RunStatus, Speed, Timing, Verdict
+from specs.subject import Subject
 from specs.uniqueness import Sighting
 
 EXIT_WORDS = {
@@ -33,7 +34,7 @@ class Line:
     @property
     def target(self) -> str:
         """All but the property."""
-        return f"{self.verdict.variant} {self.verdict.shape} {self.verdict.dtype}"
+        return f"{self.verdict.variant} {self.verdict.subject} {self.verdict.dtype}"
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,16 @@ def lines(record: RunRecord) -> list[Line]:
     if record.judgement is None:
         return []
     verdicts = record.judgement.verdicts
-    speeds = {(s.variant, s.shape, s.dtype, s.stratum): s for s in record.judgement.speeds}
-    variants, shapes, dtypes = (
-        list(dict.fromkeys(getattr(verdict, name) for verdict in verdicts)) for name in ("variant", "shape", "dtype")
+    speeds: dict[tuple[str, Subject, Dtype, str], Speed] = {
+        (speed.variant, speed.shape, speed.dtype, speed.stratum): speed for speed in record.judgement.speeds
+    }
+    variants, subjects, dtypes = (
+        list(dict.fromkeys(getattr(verdict, name) for verdict in verdicts)) for name in ("variant", "subject", "dtype")
     )
-    ordered = sorted(verdicts, key=lambda v: (variants.index(v.variant), shapes.index(v.shape), dtypes.index(v.dtype)))
-    return [Line(v, speeds.get((v.variant, v.shape, v.dtype, v.stratum))) for v in ordered]
+    ordered = sorted(
+        verdicts, key=lambda v: (variants.index(v.variant), subjects.index(v.subject), dtypes.index(v.dtype))
+    )
+    return [Line(v, speeds.get((v.variant, v.subject, v.dtype, v.stratum))) for v in ordered]
 
 
 def several_strata(record: RunRecord) -> bool:
@@ -71,7 +76,7 @@ def several_strata(record: RunRecord) -> bool:
 
 
 def group_words(verdict: Verdict) -> str:
-    return f"{verdict.variant} {verdict.shape} {verdict.dtype} {verdict.property}"
+    return f"{verdict.variant} {verdict.subject} {verdict.dtype} {verdict.property}"
 
 
 def is_open(verdict: Verdict) -> bool:
@@ -260,4 +265,4 @@ def _count(number: int, noun: str) -> str:
 
 
 def _sighting_words(seen: Sighting) -> str:
-    return f"trial {seen.trial} ({seen.stress}, {seen.device})"
+    return f"trial {seen.trial} ({seen.conditions}, {seen.device})"

@@ -10,7 +10,7 @@ import torch
 from specs.job import STRESS_ON, Device, Dtype, Property, Stress
 from specs.shapes import Shape
 from specs.uniqueness import Cell, UniquenessTable
-from specs.unit import WorkUnit
+from specs.unit import KernelUnit
 from tests.orchestrator.builders import unit
 from workers.fresh import run_fresh
 from workers.gemm.native import NativeGemm
@@ -26,11 +26,11 @@ def runner() -> Runner:
     return Runner(torch.device("cuda", 0))
 
 
-def on_gpu(**changes: object) -> WorkUnit:
+def on_gpu(**changes: object) -> KernelUnit:
     return unit(0, **{"device": Device.CUDA, "shape": SENSITIVE, "trials": 250} | changes)
 
 
-def cell_of(outputs: Outputs, work: WorkUnit) -> Cell:
+def cell_of(outputs: Outputs, work: KernelUnit) -> Cell:
     (cell,) = UniquenessTable.from_records(outputs.result.cells).strata(work.group).values()
     return cell
 
@@ -41,9 +41,9 @@ def test_the_control_flips_and_leaves_a_pair(runner: Runner) -> None:
     cell = cell_of(outputs, work)
     assert (cell.trials, cell.total) == (250, 250)
     assert cell.unique > 50
-    assert len(outputs.samples) == 2
+    assert len(outputs.samples[work.group]) == 2
     digests = {digest.hex() for digest in cell.items[0]}
-    assert set(outputs.samples) <= digests
+    assert set(outputs.samples[work.group]) <= digests
 
 
 @pytest.mark.parametrize("stress", STRESS_ON[Device.CUDA])
@@ -70,7 +70,7 @@ def test_rows_that_depend_on_the_batch_are_found_and_leave_a_pair(runner: Runner
     )
     outputs = runner.run(work, 1)
     assert cell_of(outputs, work).unique > 1
-    assert [len(sample) for sample in outputs.samples.values()] == [1536 * 4] * 2
+    assert [len(sample) for sample in outputs.samples[work.group].values()] == [1536 * 4] * 2
 
 
 def test_sm_counts_change_stream_k_and_not_the_invariant_kernel(runner: Runner) -> None:
@@ -88,7 +88,7 @@ def test_a_fresh_process_gives_the_same_bits(runner: Runner) -> None:
     work = on_gpu(purpose=Property.CROSS_PROCESS, trials=3)
     table = UniquenessTable()
     for _ in range(2):
-        table.merge(UniquenessTable.from_records(run_fresh(work, 1, frozenset()).result.cells))
+        table.merge(UniquenessTable.from_records(run_fresh(work, 1, {}).result.cells))
     (cell,) = table.strata(work.group).values()
     assert (cell.total, cell.unique) == (6, 1)
 
@@ -110,7 +110,7 @@ def test_looking_costs_little(runner: Runner) -> None:
     assert watched <= 1.05 * bare, f"{watched:.4f} s watched, {bare:.4f} s bare"
 
 
-def seconds(runner: Runner, work: WorkUnit) -> float:
+def seconds(runner: Runner, work: KernelUnit) -> float:
     started = time.perf_counter()
     runner.run(work, 1)
     return time.perf_counter() - started

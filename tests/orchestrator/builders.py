@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from specs.errors import ExitCode
-from specs.job import Device, Dtype, Expectation, KernelJob, Property, Stress
+from specs.job import Device, Dtype, Expectation, Property, Stress
+from specs.kernel_job import KernelJob
 from specs.result import (
     Environment,
     Judgement,
@@ -22,7 +23,7 @@ from specs.result import (
 )
 from specs.shapes import Shape
 from specs.uniqueness import CellRecord, Sighting
-from specs.unit import Capacity, Plan, WorkUnit
+from specs.unit import Capacity, KernelUnit, Plan
 
 SMALL = Shape(64, 256, 128)
 SENSITIVE = Shape(128, 7168, 1536)
@@ -41,7 +42,7 @@ def job(name: str = "nightly", **changes: Any) -> KernelJob:
     return KernelJob.model_validate(fields | changes)
 
 
-def unit(index: int, **changes: Any) -> WorkUnit:
+def unit(index: int, **changes: Any) -> KernelUnit:
     fields: dict[str, Any] = {
         "index": index,
         "variant": "invariant",
@@ -58,12 +59,16 @@ def unit(index: int, **changes: Any) -> WorkUnit:
         "estimate_s": 0.5,
         "timeout_s": 600.0,
     }
-    return WorkUnit(**fields | changes)
+    return KernelUnit(**fields | changes)
 
 
 def plan(units: int = 3, name: str = "nightly") -> Plan:
     capacity = Capacity(device=Device.CPU, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
     return Plan(job=job(name), capacity=capacity, units=tuple(unit(index) for index in range(units)))
+
+
+def kernel_units(made: Plan) -> list[KernelUnit]:
+    return [unit for unit in made.units if isinstance(unit, KernelUnit)]
 
 
 def environment(**changes: Any) -> Environment:
@@ -88,13 +93,13 @@ def environment(**changes: Any) -> Environment:
 
 
 def sighting(trial: int = 0, stress: str = "quiet", device: str = "node-1 cpu 0") -> Sighting:
-    return Sighting(trial=trial, stress=stress, unit=0, attempt=1, device=device)
+    return Sighting(trial=trial, conditions=stress, unit=0, attempt=1, device=device)
 
 
 def result(unit: int, attempt: int = 1, **changes: Any) -> UnitResult:
     cell = CellRecord(
         variant="invariant",
-        shape=SENSITIVE,
+        subject=SENSITIVE,
         dtype=Dtype.BF16,
         property=Property.RUN_TO_RUN,
         stratum=STRATUM,
@@ -145,7 +150,7 @@ def verdict(variant: str = "invariant", outcome: Outcome = Outcome.DETERMINISTIC
     flipped, counted = outcome is Outcome.NONDETERMINISTIC, outcome not in (Outcome.UNSUPPORTED, Outcome.ERROR)
     fields: dict[str, Any] = {
         "variant": variant,
-        "shape": SENSITIVE,
+        "subject": SENSITIVE,
         "dtype": Dtype.BF16,
         "property": Property.RUN_TO_RUN,
         "stratum": STRATUM if counted else "-",
@@ -192,7 +197,7 @@ def every_outcome() -> Judgement:
             verdict(
                 "persistent",
                 shown.INCONCLUSIVE,
-                shape=SMALL,
+                subject=SMALL,
                 reason="no control flipped under the same conditions: streamk (50 trials)",
             ),
             verdict("deep-gemm", shown.UNSUPPORTED, reason="deep-gemm needs a Hopper GPU: this machine has none"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import Cluster, Hired, check_agreement, connect, local
+from orchestrator.cluster import Cluster, check_agreement, connect, local
 from specs.errors import InfrastructureError, UsageError
 from specs.job import Device
 from tests.orchestrator.builders import environment, job
@@ -43,12 +43,12 @@ def test_this_machine_is_what_an_embedded_ray_will_be(cluster: Cluster) -> None:
 
 
 def test_workers_whose_software_differs_are_told_apart() -> None:
-    first = Hired(0, None, environment())
-    check_agreement([first, Hired(1, None, environment(device="NVIDIA H200", visible_devices="1"))])
+    first = environment()
+    check_agreement({"worker 0": first, "worker 1": environment(device="NVIDIA H200", visible_devices="1")})
     with pytest.raises(
         InfrastructureError, match=r"torch: 2\.13\.0 on worker 0 \(node-1\), 2\.11\.0 on worker 1 \(n2\)"
     ):
-        check_agreement([first, Hired(1, None, environment(torch="2.11.0", node="n2"))])
+        check_agreement({"worker 0": first, "worker 1": environment(torch="2.11.0", node="n2")})
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])

@@ -11,8 +11,8 @@ from specs.errors import ExitCode
 from specs.job import Device, Dtype, Property
 from specs.result import Judgement, Measurement, Outcome, UnitFailure, UnitResult, Verdict
 from specs.uniqueness import Sighting, UniquenessTable
-from specs.unit import Capacity, Plan, WorkUnit
-from tests.orchestrator.builders import environment, job, measurement
+from specs.unit import Capacity, KernelUnit, Plan
+from tests.orchestrator.builders import environment, job, kernel_units, measurement
 
 STEADY = ["a"]
 FLIPPING = ["a", "b", "a", "c"]
@@ -32,16 +32,16 @@ class Case:
 
     def judged(self) -> Judgement:
         failed = {failure.unit for failure in self.failures}
-        results = [self._result(unit) for unit in self.plan.units if unit.index not in failed]
+        results = [self._result(unit) for unit in kernel_units(self.plan) if unit.index not in failed]
         return judge(self.plan, results, self.failures, lambda digest: struct.pack("<4H", *bytes.fromhex(digest)[:4]))
 
     def verdict(self, variant: str = "invariant") -> Verdict:
         return next(verdict for verdict in self.judged().verdicts if verdict.variant == variant)
 
-    def units(self, variant: str) -> list[WorkUnit]:
-        return [unit for unit in self.plan.units if unit.variant == variant and unit.purpose != "measure"]
+    def units(self, variant: str) -> list[KernelUnit]:
+        return [unit for unit in kernel_units(self.plan) if unit.variant == variant and unit.purpose != "measure"]
 
-    def _result(self, unit: WorkUnit) -> UnitResult:
+    def _result(self, unit: KernelUnit) -> UnitResult:
         table = UniquenessTable()
         where = self.environments[unit.index % len(self.environments)]
         if unit.variant not in self.unsupported and unit.purpose != "measure":
@@ -112,13 +112,13 @@ def test_a_control_on_another_shape_proves_nothing_here() -> None:
     case = Case(shapes=[[8, 1024, 8], [8, 2048, 8]])
     everything = case.judged().verdicts
     assert all(v.outcome is Outcome.DETERMINISTIC for v in everything if v.variant == "invariant")
-    other = case.plan.units[-1].shape
+    other = kernel_units(case.plan)[-1].shape
     case.plan = case.plan.model_copy(
-        update={"units": tuple(u for u in case.plan.units if u.variant == "invariant" or u.shape != other)}
+        update={"units": tuple(u for u in kernel_units(case.plan) if u.variant == "invariant" or u.shape != other)}
     )
     units = tuple(u.model_copy(update={"index": index}) for index, u in enumerate(case.plan.units))
     case.plan = case.plan.model_copy(update={"units": units})
-    outcomes = {v.shape: v.outcome for v in case.judged().verdicts if v.variant == "invariant"}
+    outcomes = {v.subject: v.outcome for v in case.judged().verdicts if v.variant == "invariant"}
     assert outcomes[other] is Outcome.INCONCLUSIVE
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from orchestrator.plan import make_plan
 from specs.job import Device, Property, Stress
 from specs.unit import Capacity, Plan
-from tests.orchestrator.builders import job
+from tests.orchestrator.builders import job, kernel_units
 
 ONE_CPU = Capacity(device=Device.CPU, workers=1, cpus_per_worker=2, gpus_per_worker=0)
 TWO_GPUS = Capacity(device=Device.CUDA, workers=2, cpus_per_worker=1, gpus_per_worker=1)
@@ -27,7 +27,9 @@ def test_every_trial_of_every_group_and_stress_is_planned_once() -> None:
                 for prop in wanted.properties:
                     for stress in wanted.stress:
                         where = (variant, shape, dtype, prop, stress)
-                        units = [u for u in plan.units if (u.variant, u.shape, u.dtype, u.purpose, u.stress) == where]
+                        units = [
+                            u for u in kernel_units(plan) if (u.variant, u.shape, u.dtype, u.purpose, u.stress) == where
+                        ]
                         trials = [t for u in units for t in range(u.first_trial, u.first_trial + u.trials)]
                         assert sorted(trials) == list(range(70)), where
     assert [unit.index for unit in plan.units] == list(range(len(plan.units)))
@@ -47,19 +49,19 @@ def test_a_plan_is_the_same_every_time_and_survives_being_stored() -> None:
 
 def test_cross_device_pins_a_share_to_every_worker() -> None:
     plan = make_plan(job(properties=["cross_device"], trials=50), TWO_GPUS)
-    pinned = [u for u in plan.units if u.purpose is Property.CROSS_DEVICE and u.variant == "invariant"]
+    pinned = [u for u in kernel_units(plan) if u.purpose is Property.CROSS_DEVICE and u.variant == "invariant"]
     assert [(unit.slot, unit.first_trial, unit.trials) for unit in pinned] == [(0, 0, 25), (1, 25, 25)]
-    assert all(unit.slot is None for unit in plan.units if unit.purpose == "measure")
+    assert all(unit.slot is None for unit in kernel_units(plan) if unit.purpose == "measure")
 
 
 def test_cross_process_is_shared_among_the_processes_asked_for() -> None:
     plan = make_plan(job(properties=["cross_process"], trials=9, processes=3, shapes=[[8, 128, 8]]), ONE_CPU)
-    units = [u for u in plan.units if u.purpose is Property.CROSS_PROCESS and u.variant == "streamk"]
+    units = [u for u in kernel_units(plan) if u.purpose is Property.CROSS_PROCESS and u.variant == "streamk"]
     assert [unit.trials for unit in units] == [3, 3, 3]
 
 
 def test_timed_launches_are_spread_over_rounds_and_never_stressed() -> None:
     plan = make_plan(job(stress=["competing_threads"]), ONE_CPU)
-    measured = [unit for unit in plan.units if unit.purpose == "measure" and unit.variant == "invariant"]
+    measured = [unit for unit in kernel_units(plan) if unit.purpose == "measure" and unit.variant == "invariant"]
     assert len(measured) > 1
     assert {unit.stress for unit in measured} == {Stress.QUIET}

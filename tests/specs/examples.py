@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specs.errors import SpecError
-from specs.job import KernelJob
+from specs.kernel_job import KernelJob
 from specs.load import parse_job
 
 VALID = """\
@@ -24,7 +24,9 @@ trials: 50
 
 
 def parsed(text: str, *overrides: str) -> KernelJob:
-    return parse_job(text, "job.yaml", overrides)
+    job = parse_job(text, "job.yaml", overrides)
+    assert isinstance(job, KernelJob)
+    return job
 
 
 def complaints(text: str, *overrides: str) -> list[str]:

@@ -6,12 +6,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.job import OWN_VARIANTS, PEER_VARIANTS, SHORT_FORMS, Device, Dtype, Expectation, Property, ShapeEntry, Stress
+from specs.job import OWN_VARIANTS, PEER_VARIANTS, Device, Dtype, Expectation, Stress
+from specs.kernel_job import KERNEL_PROPERTIES, ShapeEntry
+from specs.kinds import SHORT_FORMS
 from specs.shapes import FIXED_SETS, WEIGHT_SETS
 
 _words = [*OWN_VARIANTS, *PEER_VARIANTS, "python:package.module:function", "python:a:b"]
 _expectations = st.sampled_from([str(it) for it in Expectation])
-_expect = _expectations | st.dictionaries(st.sampled_from([str(it) for it in Property]), _expectations)
+_expect = _expectations | st.dictionaries(st.sampled_from([str(it) for it in KERNEL_PROPERTIES]), _expectations)
 
 
 def _some(enum: Any) -> st.SearchStrategy[list[str]]:
@@ -66,7 +68,7 @@ def job_values(draw: st.DrawFn) -> dict[str, Any]:
         "device": st.sampled_from([str(it) for it in Device]),
         "timeouts": st.fixed_dictionaries({}, optional={"wait": _seconds, "unit": _seconds}),
         "dtypes": _some(Dtype),
-        "properties": _some(Property),
+        "properties": _some(KERNEL_PROPERTIES),
         "stress": _some(Stress),
         "processes": st.integers(2, 64),
         "gates": st.fixed_dictionaries(

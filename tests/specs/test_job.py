@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from specs.job import KernelJob, Property, ShapeEntry, Variant
+from specs.job import Property
+from specs.kernel_job import KernelJob, ShapeEntry, Variant
 from specs.shapes import FIXED_SETS, Shape
 from tests.specs.examples import VALID, changed, parsed
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from specs.job import Expectation, Property
+from specs.kernel_job import KernelJob
 from specs.library import library_names, library_spec
 from specs.load import load_job
 from specs.shapes import FIXED_SETS
@@ -27,9 +28,15 @@ def test_every_spec_is_valid_carries_its_file_name_and_says_what_it_shows(name: 
     assert second == "#" and third.startswith("# Shows ")
 
 
+def kernel_job(name: str) -> KernelJob:
+    job = load_job(name)
+    assert isinstance(job, KernelJob)
+    return job
+
+
 @pytest.mark.parametrize("name", ["quick", "seed-pr"])
 def test_a_control_runs_beside_the_variants_that_have_to_repeat(name: str) -> None:
-    streamk, ordered, persistent, invariant = load_job(name).variants
+    streamk, ordered, persistent, invariant = kernel_job(name).variants
     assert streamk.expect is Expectation.NONDETERMINISTIC
     assert ordered.expectation(Property.RUN_TO_RUN) is Expectation.DETERMINISTIC
     assert ordered.expectation(Property.BATCH_INVARIANCE) is Expectation.NONDETERMINISTIC
@@ -37,11 +44,11 @@ def test_a_control_runs_beside_the_variants_that_have_to_repeat(name: str) -> No
 
 
 def test_quick_has_only_shapes_on_which_the_control_can_flip() -> None:
-    assert all(shape.k > 3 * shape.n for shape in load_job("quick").expanded_shapes())
+    assert all(shape.k > 3 * shape.n for shape in kernel_job("quick").expanded_shapes())
 
 
 def test_seed_pr_does_not_depend_on_the_shapes_that_may_never_flip() -> None:
-    shapes = load_job("seed-pr").expanded_shapes()
+    shapes = kernel_job("seed-pr").expanded_shapes()
     assert shapes == {
         **dict.fromkeys(FIXED_SETS["seed-pr"], False),
         **dict.fromkeys(FIXED_SETS["sensitive"], True),

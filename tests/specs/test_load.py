@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specs.errors import SpecError
-from specs.job import KernelJob
+from specs.kernel_job import KernelJob
 from specs.library import library_names, library_spec
 from specs.load import dump_job, load_job, parse_job
 from specs.tree import MAX_SIZE, write_tree
@@ -99,7 +99,7 @@ class TestWhole:
     def test_an_unknown_kind_is_told_beside_the_rest(self) -> None:
         found = complaints(changed("kind: kernel", "kind: kernal").replace("trials: 50", "trials: no"))
         assert found == [
-            "job.yaml:2:7: kind: kernal: allowed: kernel; the nearest is kernel",
+            "job.yaml:2:7: kind: kernal: allowed: kernel or model; the nearest is kernel",
             "job.yaml:11:9: trials: no: allowed: a whole number from 1 to 10000000",
         ]
 
@@ -108,7 +108,7 @@ class TestWhole:
         assert complaint(changed("kind: kernel", f"kind: {given}")).startswith("job.yaml:2:7: kind: ")
 
     def test_a_missing_kind(self) -> None:
-        assert complaint(changed("kind: kernel\n", "")) == "job.yaml:1:1: kind: missing: allowed: kernel"
+        assert complaint(changed("kind: kernel\n", "")) == "job.yaml:1:1: kind: missing: allowed: kernel or model"
 
     def test_a_duplicate_key_is_refused_though_the_rest_is_valid(self) -> None:
         assert "given twice" in complaint(VALID + "trials: 50\n")

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 
 import specs
-from specs.job import KINDS
+from specs.kinds import KINDS
 from specs.library import library_names, library_spec
 from specs.schema import job_schema, schema_text
 from tests.specs.examples import VALID

@@ -13,7 +13,7 @@ from specs.result import Judgement, Outcome, UnitResult
 from specs.shapes import Shape
 from specs.uniqueness import UniquenessTable
 from specs.unit import Capacity
-from tests.orchestrator.builders import job, unit
+from tests.orchestrator.builders import job, kernel_units, unit
 from workers.fresh import run_fresh
 from workers.runner import Runner
 
@@ -32,10 +32,11 @@ def judged(runner: Runner, **changes: Any) -> Judgement:
     plan = make_plan(job(**fields | changes), capacity)
     samples: dict[str, bytes] = {}
     results: list[UnitResult] = []
-    for work in plan.units:
+    for work in kernel_units(plan):
         outputs = runner.run(work, 1)
         results.append(outputs.result)
-        samples.update(outputs.samples)
+        for kept in outputs.samples.values():
+            samples.update(kept)
     return judge(plan, results, [], samples.get)
 
 
@@ -88,12 +89,12 @@ def test_the_observation_records_the_stress(runner: Runner) -> None:
 
 def test_samples_that_the_farm_has_are_not_sent_again(runner: Runner) -> None:
     work = unit(0, shape=SMALL, trials=3, variant="python:tests.targets:unordered", dtype=Dtype.FP32)
-    first = runner.run(work, 1).samples
+    first = runner.run(work, 1).samples[work.group]
     assert len(first) == 2
-    assert runner.run(work, 1, frozenset(first)).samples == {}
+    assert runner.run(work, 1, {work.group: frozenset(first)}).samples == {work.group: {}}
     steady = unit(0, shape=SMALL, trials=3)
-    (digest,) = runner.run(steady, 1).samples
-    assert runner.run(steady, 1, frozenset({digest})).samples == {}
+    (digest,) = runner.run(steady, 1).samples[steady.group]
+    assert runner.run(steady, 1, {steady.group: frozenset({digest})}).samples == {steady.group: {}}
 
 
 def test_what_can_not_run_here_says_why(runner: Runner) -> None:
@@ -119,6 +120,6 @@ def test_fresh_processes_are_told_apart(runner: Runner) -> None:
             first_trial=2 * index,
             trials=2,
         )
-        table.merge(UniquenessTable.from_records(run_fresh(work, 1, frozenset()).result.cells))
+        table.merge(UniquenessTable.from_records(run_fresh(work, 1, {}).result.cells))
     (cell,) = table.strata(work.group).values()
     assert (cell.total, cell.unique) == (4, 2)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from specs.job import Device, Property
 from specs.shapes import Shape
-from specs.unit import SMALLEST_POOL, WorkUnit
+from specs.unit import SMALLEST_POOL, KernelUnit
 from tests.orchestrator.builders import unit
 from workers.trials import EVERY_SIZE_TO, batches
 
 
-def batch_unit(first_trial: int, trials: int, device: Device = Device.CPU, m: int = 4) -> WorkUnit:
+def batch_unit(first_trial: int, trials: int, device: Device = Device.CPU, m: int = 4) -> KernelUnit:
     return unit(
         0,
         purpose=Property.BATCH_INVARIANCE,

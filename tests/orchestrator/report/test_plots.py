@@ -34,7 +34,7 @@ def test_a_square_shows_the_worst_of_its_strata() -> None:
 
 
 def test_rows_are_variants_and_columns_shapes() -> None:
-    lines = [Line(verdict(name, shape=shape), None) for name in ("a", "b") for shape in (SMALL, SENSITIVE)]
+    lines = [Line(verdict(name, subject=shape), None) for name in ("a", "b") for shape in (SMALL, SENSITIVE)]
     drawn = heat_map(lines)
     assert [label.text for label in drawn.rows] == ["a run_to_run bf16", "b run_to_run bf16"]
     assert [label.text for label in drawn.columns] == [str(SMALL), str(SENSITIVE)]

@@ -1,0 +1,131 @@
+"""What the farm starts on Ray for a model job: one process for each rank of a target. Failures travel as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from specs.errors import InfrastructureError
+from specs.job import Device
+from specs.model_job import ModelJob
+from specs.result import Environment
+from specs.unit import ModelUnit
+from workers.failure import Failure, failure_of
+from workers.runner import Known, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from workers.model_runner import ModelRunner
+
+COLLECTIVE_TIMEOUT_S = 24 * 3600.0
+"""Of torch's own watchdog. The farm's time-outs come long before, and know which rank was late."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def _told(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T | Failure]:
+    """The method with exceptions as answers, since Ray would wrap them, or lose what it can't unpickle."""
+
+    @wraps(method)
+    def answering(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T | Failure:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            return failure_of(error)
+
+    return answering
+
+
+class Rank:
+    """Rank ``rank`` of a target, called through its stages in their order; see ``orchestrator.gang``."""
+
+    def __init__(self, job: ModelJob, target: str, rank: int, device: Device) -> None:
+        self._job, self._target, self._rank = job, job.target(target), rank
+        self._on_cuda = device is Device.CUDA
+        self._store: Any = None
+        self._runner: ModelRunner | None = None
+
+    def ping(self) -> bool:
+        """Answers as soon as the process is there."""
+        return True
+
+    @_told
+    def prepare(self) -> Environment:
+        """Build or load the kernels; what comes back is compared with the other ranks'."""
+        from workers.build import build
+        from workers.environment import capture
+
+        return capture(self.device, build("cuda" if self._on_cuda else "cpu").key)
+
+    @_told
+    def open_rendezvous(self) -> tuple[str, int]:
+        """Of rank 0: this node's address, and a port that was free and is held from now on."""
+        import ray
+
+        address = ray.util.get_node_ip_address()
+        self._store = _tcp_store()(address, 0, self._target.tp, is_master=True, wait_for_workers=False)
+        return address, self._store.port
+
+    @_told
+    def arrive(self, address: str, port: int) -> bool:
+        """Reach rank 0's store; no other rank is waited for."""
+        if self._store is None:
+            self._store = _tcp_store()(address, port, self._target.tp, is_master=False, wait_for_workers=False)
+        self._store.set(f"rank {self._rank}", "here")
+        return True
+
+    @_told
+    def join(self, timeout_s: float) -> bool:
+        """Make the process group, and see that all ranks add up."""
+        import torch
+        import torch.distributed as dist
+
+        assert self._store is not None
+        self._store.set_timeout(timedelta(seconds=timeout_s))
+        dist.init_process_group(
+            "nccl" if self._on_cuda else "gloo",
+            store=self._store,
+            rank=self._rank,
+            world_size=self._target.tp,
+            timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+            device_id=self.device if self._on_cuda else None,
+        )
+        total = torch.ones(1, device=self.device)
+        dist.all_reduce(total)
+        if int(total) != self._target.tp:
+            raise InfrastructureError(f"the ranks' ones add up to {float(total):g}, not to {self._target.tp}")
+        return True
+
+    @_told
+    def load(self) -> bool:
+        """Build this rank's share of the model, and the engine."""
+        from workers.model_runner import ModelRunner
+
+        self._runner = ModelRunner(self._job, self._target, self._rank, self.device)
+        return True
+
+    @_told
+    def run(self, unit: ModelUnit, attempt: int, known: Known) -> Outputs | None:
+        """Run one unit beside the other ranks; rank 0's outputs are the gang's."""
+        assert self._runner is not None
+        outputs = self._runner.run(unit, attempt, known)
+        return outputs if self._rank == 0 else None
+
+    @property
+    def device(self) -> torch.device:
+        """The one that Ray gave this process."""
+        import torch
+
+        return torch.device("cuda", 0) if self._on_cuda else torch.device("cpu")
+
+
+def _tcp_store() -> Any:
+    import torch.distributed
+
+    distributed: Any = torch.distributed
+    return distributed.TCPStore
