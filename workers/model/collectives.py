@@ -14,13 +14,16 @@ may bring several pieces: then the sum is over all pieces of all ranks, and the 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 from specs.errors import UsageError
 from workers.model.sharding import Ranks
+
+# The same under its names before and since torch 2.13.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 COLLECTIVES = ("nccl", "nccl-pinned", "ordered", "tree")
 
@@ -140,6 +143,6 @@ def _gathered(x: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """(...) of each rank to (ranks, ...)."""
     if ranks.size == 1:
         return x[None]
-    out = x.new_empty(ranks.size, *x.shape)
-    dist.all_gather_into_tensor(out, x.contiguous())
-    return out
+    out = x.new_empty(ranks.size * x.shape[0], *x.shape[1:])
+    _all_gather(out, x.contiguous())
+    return out.view(ranks.size, *x.shape)

@@ -209,7 +209,8 @@ _R1 = ModelConfig(
 )
 
 PRESETS: dict[str, ModelConfig] = {
-    # For CPUs. 1024 columns over at most 320 rows are what stream-K splits into parts that are added in any order.
+    # For CPUs. Weights of 1024 columns and at most 320 rows, those of attention's first product and of the experts, are
+    # what stream-K splits into parts that are added in any order.
     "deepseek-v3-nano": ModelConfig(
         hidden_size=1024,
         num_hidden_layers=2,
@@ -221,9 +222,9 @@ PRESETS: dict[str, ModelConfig] = {
         qk_rope_head_dim=64,
         v_head_dim=64,
         intermediate_size=1024,
-        moe_intermediate_size=256,
+        moe_intermediate_size=128,
         n_routed_experts=8,
-        n_shared_experts=2,
+        n_shared_experts=4,
         num_experts_per_tok=4,
         n_group=4,
         topk_group=2,

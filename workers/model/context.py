@@ -42,7 +42,7 @@ class Context:
     def all_reduce(self, name: str, pieces: torch.Tensor) -> torch.Tensor:
         """(P, T, n) partial sums of this rank to (T, n) over all ranks."""
         total = self.collective.all_reduce(pieces)
-        self.recorder.op(name, "all_reduce", self.collective.implementation, (pieces,), total, by_row=True)
+        self.recorder.op(name, "all_reduce", self.collective.implementation, tuple(pieces), total, by_row=True)
         return total
 
     def add(self, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

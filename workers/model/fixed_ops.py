@@ -2,14 +2,14 @@
 
 A matrix product may add in another order for another number of rows, so rows go through in tiles of ``TILE``, the last
 one filled up; a row's place in its tile does not matter, which tests hold. Keys go through in blocks of ``SPLIT``, and
-each query token is a product of its own. Sums along a row are halvings, which are element by element. Products are in
-float32 whatever the type, and rounded to it afterwards.
-
-The number of threads is not a shape: bits may differ between processes that have another number of them.
+each query token is a product of its own. Products are short in K, for which the number of threads does not matter
+either. Sums along a row are halvings, which are element by element. All is in float32 whatever the type, and rounded to
+it afterwards.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +23,7 @@ from workers.model.step import Step
 
 TILE = 16
 SPLIT = 256
+SEGMENT = 256
 # A product with a vector is split over threads in ways of its own, with a matrix of two rows it is not.
 _LEAST_HEADS = 2
 
@@ -63,8 +64,13 @@ class FixedOps:
         return codes, scales.t().contiguous().t()
 
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
-        transposed = weight.float().t()
-        tiles = [torch.mm(tile, transposed) for tile in _tiles(x.float())]
+        """In segments of K, since a long K is split over threads, and their sums by halving."""
+        segment = math.gcd(x.shape[1], SEGMENT)
+        weights = weight.float().unflatten(1, (-1, segment)).permute(1, 2, 0)
+        tiles = [
+            fixed_sum(torch.bmm(tile.unflatten(1, (-1, segment)).transpose(0, 1), weights).movedim(0, -1))[..., 0]
+            for tile in _tiles(x.float())
+        ]
         return _joined(tiles, x.shape[0]).to(out_dtype)
 
     def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -59,8 +59,7 @@ class DeepseekV3:
         sequences, and not on how its own was cut into steps. With a granularity they don't depend on the number of
         ranks either, with ``invariant`` (or another GEMM whose rows and runs don't differ) and with the collective
         ``ordered`` or ``tree``. It does not hold for ``streamk``, which adds in order of arrival; for ``nccl``, which
-        adds as the number of ranks and the message's size suggest; and on the CPU for ranks that have another number
-        of threads (see ``workers.model.fixed_ops``).
+        adds as the number of ranks and the message's size suggest.
         """
         context = self._context
         context.recorder.begin(step)

@@ -47,9 +47,11 @@ class MixtureOfExperts:
             context.recorder.op(f"{name}.router.{part}", "router", "torch.sort", (logits,), tensor, by_row=True)
         rows = prepare(context, name, x)
         outputs = self._experts(rows, routing.experts)
-        routed = torch.stack([self._summed(outputs, routing, piece) for piece in context.pieces])
-        partial = context.add(f"{name}.shared_add", self._shared(rows), routed)
-        return context.all_reduce(f"{name}.all_reduce", partial)
+        partials = [
+            context.add(f"{name}.shared_add.{piece}", shared, self._summed(outputs, routing, piece))
+            for piece, shared in zip(context.pieces, self._shared(rows), strict=True)
+        ]
+        return context.all_reduce(f"{name}.all_reduce", torch.stack(partials))
 
     def _summed(self, outputs: torch.Tensor, routing: Routing, piece: int) -> torch.Tensor:
         """(T, k, hidden) times weights, added in float32 in order of experts, of those that belong to ``piece``."""

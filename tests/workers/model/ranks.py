@@ -1,0 +1,67 @@
+"""What each process of a tensor-parallel group runs in tests, and the group itself on this host."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.workers.model.packing import CPU, Server, build, prompt
+from workers.model.collectives import make_collective
+from workers.model.numerics import Numerics
+from workers.model.sharding import Ranks
+
+FP32 = Numerics(None, torch.float32, deterministic=True)
+FP8 = Numerics("invariant", torch.bfloat16, deterministic=True)
+# Collective and numerics of the models that all ranks run.
+CASES = {
+    "nccl": ("nccl", FP32),
+    "ordered": ("ordered", FP32),
+    "tree": ("tree", FP32),
+    "ordered in pieces": ("ordered", replace(FP8, tp_granularity=4)),
+    "tree in pieces": ("tree", replace(FP8, tp_granularity=4)),
+}
+TOKENS = [1, 2, 3, 17, 64]
+
+
+def logits(ranks: Ranks, case: str) -> torch.Tensor:
+    """Of a prompt in two chunks, beside another sequence, and of one decoded token."""
+    collective, numerics = CASES[case]
+    server = Server(build(numerics, ranks=ranks, collective=collective), numerics.dtype)
+    first = server.run({"a": prompt(40), "b": prompt(7, seed=1)})
+    second = server.run({"b": [5], "a": prompt(30, seed=2)})
+    return torch.cat((first, second))
+
+
+def run_group(size: int, body: Callable[..., None], *args: Any) -> None:
+    """``body(ranks, *args)`` in ``size`` processes that are joined by gloo."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start: Any = mp.spawn  # type: ignore[attr-defined]
+    start(_rank, (size, port, body, args), nprocs=size)
+
+
+def save_all(ranks: Ranks, folder: Path) -> None:
+    """Logits of every case, and sums of the first n rows of a pool by each collective that has an order."""
+    results = {case: logits(ranks, case) for case in CASES}
+    pool = torch.randn(max(TOKENS), 96, generator=torch.Generator().manual_seed(ranks.rank)).bfloat16()[None]
+    for name in ("ordered", "tree"):
+        collective = make_collective(name, ranks)
+        results |= {f"{name} sum {count}": collective.all_reduce(pool[:, :count]) for count in TOKENS}
+    torch.save(results, folder / f"{ranks.rank}.pt")
+
+
+def _rank(rank: int, size: int, port: int, body: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    try:
+        body(Ranks(rank, size, CPU), *args)
+    finally:
+        dist.destroy_process_group()
