@@ -42,15 +42,7 @@ class Gang:
         self._group, self._ranks = group, list(ranks)
 
     @classmethod
-    def assemble(
-        cls,
-        cluster: Cluster,
-        job: ModelJob,
-        target: ModelTarget,
-        capacity: Capacity,
-        slot: int,
-        rank_class: type | None = None,
-    ) -> Gang:
+    def assemble(cls, cluster: Cluster, job: ModelJob, target: ModelTarget, capacity: Capacity, slot: int) -> Gang:
         """Start the ranks of a target and wait until each has its share of the model.
 
         Raises InfrastructureError, with what is missing, where the cluster has no room for them or where their
@@ -62,7 +54,7 @@ class Gang:
 
         group = _place(cluster, job, target, capacity)
         try:
-            remote: Any = ray.remote(rank_class or Rank)
+            remote: Any = ray.remote(Rank)
             ranks = [
                 remote.options(**_options(job, target, capacity, group, place)).remote(
                     job, target.name, place, capacity.device

@@ -8,6 +8,7 @@ from typing import Any
 from specs.errors import ExitCode
 from specs.job import Device, Dtype, Expectation, Property, Stress
 from specs.kernel_job import KernelJob
+from specs.model_job import ModelJob
 from specs.result import (
     Environment,
     Judgement,
@@ -40,6 +41,30 @@ def job(name: str = "nightly", **changes: Any) -> KernelJob:
         "shapes": [[128, 7168, 1536]],
     }
     return KernelJob.model_validate(fields | changes)
+
+
+def model_job(name: str = "nightly-model", **changes: Any) -> ModelJob:
+    """Two ranks of the smallest model, a control and what is held against it."""
+    fields: dict[str, Any] = {
+        "version": 1,
+        "kind": "model",
+        "name": name,
+        "device": "cpu",
+        "model": {"random": {"preset": "deepseek-v3-nano", "seed": 1}},
+        "targets": [
+            {"name": "streamk", "gemm": "streamk", "tp": 2, "expect": "nondeterministic"},
+            {"name": "invariant", "gemm": "invariant", "collective": "ordered", "deterministic": True, "tp": 2},
+        ],
+        "modes": ["single"],
+        "trials": 3,
+        "dtype": "fp32",
+        "max_new_tokens": 4,
+        "prefix_lengths": [1, 40],
+        "long_prompt_tokens": 80,
+        "page_size": 16,
+        "pages": 64,
+    }
+    return ModelJob.model_validate(fields | changes)
 
 
 def unit(index: int, **changes: Any) -> KernelUnit:
