@@ -1,4 +1,5 @@
-/* Which instruction set the library uses: the best that the CPU has, or the one named by FARM_CPU_ISA. */
+/* Which instruction set the library uses: the best that the CPU has and its kernel lets us use, or the one named by
+ * FARM_CPU_ISA. */
 #ifndef FARM_CPU_ISA_H
 #define FARM_CPU_ISA_H
 
