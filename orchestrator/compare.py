@@ -6,17 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from specs.job import Dtype, Part, Property
-from specs.result import Environment, Judgement, Outcome, RunRecord, Speed, Verdict
+from specs.result import WORST_FIRST, Environment, Judgement, Outcome, RunRecord, Speed, Verdict
 from specs.shapes import Shape
 from specs.subject import Concerning, Subject
-
-_WORST_FIRST = (
-    Outcome.NONDETERMINISTIC,
-    Outcome.ERROR,
-    Outcome.INCONCLUSIVE,
-    Outcome.UNSUPPORTED,
-    Outcome.DETERMINISTIC,
-)
 
 
 class Difference(Part):
@@ -122,7 +114,7 @@ def _worst(judgement: Judgement | None) -> dict[_GroupKey, Verdict]:
     found: dict[_GroupKey, Verdict] = {}
     for verdict in judgement.verdicts if judgement else ():
         key = (verdict.variant, verdict.subject, verdict.dtype, verdict.property)
-        found[key] = min(found.get(key, verdict), verdict, key=lambda v: (_WORST_FIRST.index(v.outcome), -v.unique))
+        found[key] = min(found.get(key, verdict), verdict, key=lambda v: (WORST_FIRST.index(v.outcome), -v.unique))
     return found
 
 

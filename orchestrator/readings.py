@@ -15,20 +15,11 @@ import sqlalchemy as sa
 
 from orchestrator.rows import may_be_alive
 from orchestrator.tables import runs, speeds, verdicts
-from specs.result import Outcome, RunStatus
+from specs.result import WORST_FIRST, Outcome, RunStatus
 
 Labels = tuple[str, ...]
 Values = dict[Labels, float]
 Readings = dict[str, Values]
-
-# Where a group has several verdicts on one model of device (one per driver, say), the first of these is shown.
-_WORST_FIRST = (
-    Outcome.NONDETERMINISTIC,
-    Outcome.ERROR,
-    Outcome.INCONCLUSIVE,
-    Outcome.UNSUPPORTED,
-    Outcome.DETERMINISTIC,
-)
 
 
 def read(connection: sa.Connection) -> Readings:
@@ -52,7 +43,7 @@ def _verdicts(connection: sa.Connection, newest: sa.Select[Any]) -> Readings:
     found = _by_labels(connection.execute(query), "property")
     states: Values = {}
     for labels, rows in found.items():
-        worst = min(rows, key=lambda row: _WORST_FIRST.index(Outcome(row.outcome)))
+        worst = min(rows, key=lambda row: WORST_FIRST.index(Outcome(row.outcome)))
         for outcome in Outcome:
             states[*labels, worst.expected, outcome] = float(outcome == worst.outcome)
     return {

@@ -97,6 +97,16 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
+WORST_FIRST = (
+    Outcome.NONDETERMINISTIC,
+    Outcome.ERROR,
+    Outcome.INCONCLUSIVE,
+    Outcome.UNSUPPORTED,
+    Outcome.DETERMINISTIC,
+)
+"""Where there is room for one of several verdicts, the first of these is shown."""
+
+
 class Witness(Part):
     """Two samples that should have been equal, and how they differ."""
 

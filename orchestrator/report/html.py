@@ -11,6 +11,7 @@ from jinja2 import StrictUndefined, Template
 
 from orchestrator.report import words
 from orchestrator.report.plots import heat_map, kind, times, unique_bars
+from orchestrator.report.sglang import sglang_lines
 from specs.errors import ExitCode
 from specs.result import RunRecord
 
@@ -36,6 +37,8 @@ def render_html(record: RunRecord) -> str:
         legend=_LEGEND,
         tone=tone.get(record.exit_code, "bad"),
         lines=found,
+        columns=words.columns(record),
+        sglang=sglang_lines(record),
         several=words.several_strata(record),
         tally=Counter(kind(line.verdict) for line in found),
         notes=words.notes(record),

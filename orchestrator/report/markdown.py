@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from orchestrator.report.sglang import sglang_lines
 from orchestrator.report.words import (
     Line,
     bound_words,
-    cost_words,
+    columns,
     counts,
     environment_words,
-    error_words,
     exit_words,
     is_open,
     lines,
     notes,
     run_words,
-    timing_words,
 )
 from specs.errors import ExitCode
 from specs.result import Outcome, RunRecord, Verdict
@@ -32,22 +31,7 @@ _SIGNS = {
     Outcome.UNSUPPORTED: "⏭️",
     Outcome.ERROR: "⚠️",
 }
-_COLUMNS = (
-    "variant",
-    "shape",
-    "dtype",
-    "property",
-    "total",
-    "unique",
-    "flips",
-    "verdict",
-    "bound",
-    "time (quartiles)",
-    "cost",
-    "rel. error",
-    "stratum",
-)
-_RIGHT = {"total", "unique", "flips", "bound", "cost", "rel. error"}
+_RIGHT = {"total", "unique", "flips", "bound", "tokens/s", "cost", "rel. error"}
 
 
 def render_markdown(record: RunRecord) -> str:
@@ -60,6 +44,10 @@ def render_markdown(record: RunRecord) -> str:
     environments = [f"- {_plain(environment_words(environment))}" for environment in record.environments]
     foot = ["", "<details><summary>Where it ran</summary>", "", *environments[:200], "", "</details>", ""]
 
+    for target, printed in sglang_lines(record).items():
+        title = f"{_plain(target)}, as SGLang's test_deterministic prints it"
+        foot += [f"<details><summary>{title}</summary>", "", "```", *printed, "```", "", "</details>", ""]
+
     budget = LIMIT - _size(head) - _size(foot)
     table = _fitted(_rows(record), budget * 2 // 3, "rows")
     remarks = _fitted(_remarks(record), budget - _size(table), "notes")
@@ -70,8 +58,11 @@ def _rows(record: RunRecord) -> list[str]:
     found = lines(record)
     if not found:
         return []
-    rule = "|".join("---:" if column in _RIGHT else "---" for column in _COLUMNS)
-    heading = ["", f"| {' | '.join(_COLUMNS)} |", f"|{rule}|"]
+    headings = columns(record)
+    named = (headings.variant, headings.subject, "dtype", "property", "total", "unique", "flips", "verdict", "bound")
+    shown = (*named, *headings.measured, "stratum")
+    rule = "|".join("---:" if column in _RIGHT else "---" for column in shown)
+    heading = ["", f"| {' | '.join(shown)} |", f"|{rule}|"]
     rows = [_row(line) for line in found]
     if _size(rows) > LIMIT // 2:  # not all will fit: the worst first
         rows = [_row(line) for line in sorted(found, key=lambda line: _severity(line.verdict))]
@@ -79,11 +70,8 @@ def _rows(record: RunRecord) -> list[str]:
 
 
 def _row(line: Line) -> str:
-    verdict, speed = line.verdict, line.speed
+    verdict = line.verdict
     mark = f"{_SIGNS[verdict.outcome]} {verdict.outcome}"
-    measured = ("", "", "")
-    if speed is not None:
-        measured = (timing_words(speed.timing), cost_words(speed.cost), error_words(speed.relative_error))
     cells = [
         verdict.variant,
         str(verdict.subject),
@@ -92,7 +80,7 @@ def _row(line: Line) -> str:
         *map(str, (verdict.total, verdict.unique, verdict.flips)),
         mark if verdict.met else f"❌ {verdict.outcome}",
         bound_words(verdict.bound),
-        *measured,
+        *line.measured,
         verdict.stratum,
     ]
     return f"| {' | '.join(map(_plain, cells))} |"

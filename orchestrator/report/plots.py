@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.report.words import Line, cost_words, group_words, seconds_words, timing_words, verdict_words
-from specs.result import Outcome, Verdict
+from specs.result import WORST_FIRST, Outcome, Verdict
 
 CHARACTER = 7.3
 """Width of one at the font size of the plots."""
@@ -16,13 +16,6 @@ _VARIANT_AT_MOST = 28
 _BARS_AT_MOST = 30
 _BAR = 420
 _CELL = 64
-_WORST_FIRST = (
-    Outcome.NONDETERMINISTIC,
-    Outcome.ERROR,
-    Outcome.INCONCLUSIVE,
-    Outcome.UNSUPPORTED,
-    Outcome.DETERMINISTIC,
-)
 _MARKS = {
     Outcome.DETERMINISTIC: "0",
     Outcome.INCONCLUSIVE: "?",
@@ -120,7 +113,7 @@ def heat_map(lines: list[Line]) -> HeatMap:
         verdict = line.verdict
         row = found.setdefault((verdict.variant, f"{verdict.property} {verdict.dtype}"), {})
         shape = str(verdict.subject)
-        row[shape] = min(row.get(shape, verdict), verdict, key=lambda v: _WORST_FIRST.index(v.outcome))
+        row[shape] = min(row.get(shape, verdict), verdict, key=lambda v: WORST_FIRST.index(v.outcome))
     left = _label_width(found)
     top = max((len(shape) for shape in columns), default=0) * CHARACTER * 0.6 + 16
     cells = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,19 +11,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.sglang import sglang_lines
 from orchestrator.report.words import (
+    Columns,
     Line,
     bound_words,
-    cost_words,
+    columns,
     environment_words,
-    error_words,
     exit_words,
     is_open,
     lines,
     notes,
     run_words,
     several_strata,
-    timing_words,
 )
 from specs.errors import ExitCode
 from specs.result import Outcome, RunRecord, Verdict
@@ -30,6 +31,7 @@ from specs.result import Outcome, RunRecord, Verdict
 WIDE = 150
 """Columns from which on everything of a group stands in one row."""
 _ERRORS_AT_MOST = 10
+_COUNTED = (">total", ">unique", ">flips")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -38,10 +40,13 @@ def render_table(record: RunRecord, console: Console) -> None:
     found = lines(record)
     if found:
         if console.width >= WIDE:
-            console.print(_wide(found, several_strata(record)))
+            console.print(_wide(found, columns(record), several_strata(record)))
         else:
             console.print(_verdicts(found, several_strata(record)))
-            console.print(_speeds(found, several_strata(record)))
+            console.print(_speeds(found, columns(record), several_strata(record)))
+    for target, printed in sglang_lines(record).items():
+        console.print(Text(f"{target}, as SGLang's test_deterministic prints it", style="dim"))
+        console.print(Padding(Text("\n".join(printed)), (0, 0, 0, 2), expand=False))
     for note in notes(record):
         console.print(Text.assemble((note.heading, _note_style(note.heading)), ": ", _safe(note.where)))
         console.print(Padding(Text(_safe(note.text)), (0, 0, 0, 2), expand=False))
@@ -56,27 +61,29 @@ def render_table(record: RunRecord, console: Console) -> None:
     console.print(Text(_safe(exit_words(record)), style=_exit_style(record.exit_code)))
 
 
-def _wide(found: list[Line], several: bool) -> Table:
-    table = _table("variant", "shape", "dtype", "property", ">total", ">unique", ">flips", "verdict", ">bound")
-    for heading in ("time (quartiles)", ">cost", ">rel. error", *(["stratum"] if several else [])):
+def _wide(found: list[Line], headings: Columns, several: bool) -> Table:
+    table = _table(headings.variant, headings.subject, "dtype", "property", *_COUNTED, "verdict", ">bound")
+    for heading in (*_to_the_right(headings.measured), *(["stratum"] if several else [])):
         _add_column(table, heading)
-    shown = None
+    shown, measured = None, None
     for line in found:
         verdict, first = line.verdict, (line.target, line.verdict.stratum) != shown
         shown = line.target, verdict.stratum
+        figures = line.measured if line.measured_of != measured else [""] * len(headings.measured)
+        measured = line.measured_of
         target = (verdict.variant, str(verdict.subject), verdict.dtype) if first else ("", "", "")
         table.add_row(
             *map(Text, (*target, verdict.property, *_numbers(verdict))),
             _outcome(verdict),
             bound_words(verdict.bound),
-            *(_speed_cells(line) if first else ("", "", "")),
+            *figures,
             *([Text(verdict.stratum)] if several else []),
         )
     return table
 
 
 def _verdicts(found: list[Line], several: bool) -> Table:
-    table = _table("target", "property", ">total", ">unique", ">flips", "verdict")
+    table = _table("target", "property", *_COUNTED, "verdict")
     for line in found:
         outcome = _outcome(line.verdict)
         if line.verdict.bound is not None:
@@ -85,12 +92,16 @@ def _verdicts(found: list[Line], several: bool) -> Table:
     return table
 
 
-def _speeds(found: list[Line], several: bool) -> Table:
-    table = _table("target", "time (quartiles)", ">cost", ">rel. error")
-    measured = {(line.target, line.verdict.stratum): line for line in found if line.speed is not None}
+def _speeds(found: list[Line], headings: Columns, several: bool) -> Table:
+    table = _table("target", *_to_the_right(headings.measured))
+    measured = {line.measured_of: line for line in found if any(line.measured)}
     for line in measured.values():
-        table.add_row(_target(line, several), *_speed_cells(line))
+        table.add_row(_target(line, several), *line.measured)
     return table
+
+
+def _to_the_right(headings: Sequence[str]) -> list[str]:
+    return [heading if heading.startswith("time") else f">{heading}" for heading in headings]
 
 
 def _target(line: Line, several: bool) -> Text:
@@ -114,12 +125,6 @@ def _add_column(table: Table, heading: str) -> None:
 
 def _numbers(verdict: Verdict) -> tuple[str, str, str]:
     return str(verdict.total), str(verdict.unique), str(verdict.flips)
-
-
-def _speed_cells(line: Line) -> tuple[str, str, str]:
-    if line.speed is None:
-        return "", "", ""
-    return timing_words(line.speed.timing), cost_words(line.speed.cost), error_words(line.speed.relative_error)
 
 
 def _outcome(verdict: Verdict) -> Text:

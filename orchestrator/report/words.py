@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from specs.errors import ExitCode
 from specs.job import Dtype, Expectation, Property
-from specs.result import Environment, Outcome, RunRecord, RunStatus, Speed, Timing, Verdict
-from specs.subject import Subject
+from specs.result import Environment, Outcome, RunRecord, RunStatus, Speed, Throughput, Timing, Verdict
+from specs.subject import Prompt, Subject
 from specs.uniqueness import Sighting
 
 EXIT_WORDS = {
@@ -26,15 +26,48 @@ _NAMED_AT_MOST = 6
 
 @dataclass(frozen=True)
 class Line:
-    """One verdict, with the speed that was measured of the same variant, shape and dtype, if it was."""
+    """One verdict, with what was measured of the same variant, shape and dtype, or of the same target and mode."""
 
     verdict: Verdict
     speed: Speed | None
+    throughput: Throughput | None = None
 
     @property
     def target(self) -> str:
         """All but the property."""
         return f"{self.verdict.variant} {self.verdict.subject} {self.verdict.dtype}"
+
+    @property
+    def measured_of(self) -> tuple[str, ...]:
+        """What the measured figures are about: lines that share it share them."""
+        subject = self.verdict.subject
+        about = subject.mode if isinstance(subject, Prompt) else str(subject)
+        return self.verdict.variant, about, self.verdict.dtype, self.verdict.stratum
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """One cell for each of the report's `measured` columns."""
+        if isinstance(self.verdict.subject, Prompt):
+            one = self.throughput
+            return ("", "") if one is None else (f"{one.tokens_per_second:.4g}", cost_words(one.cost))
+        if self.speed is None:
+            return "", "", ""
+        return timing_words(self.speed.timing), cost_words(self.speed.cost), error_words(self.speed.relative_error)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Headings that depend on the kind of job."""
+
+    variant: str
+    subject: str
+    measured: tuple[str, ...]
+
+
+def columns(record: RunRecord) -> Columns:
+    if record.kind == "model":
+        return Columns("target", "prompt", ("tokens/s", "cost"))
+    return Columns("variant", "shape", ("time (quartiles)", "cost", "rel. error"))
 
 
 @dataclass(frozen=True)
@@ -61,13 +94,21 @@ def lines(record: RunRecord) -> list[Line]:
     speeds: dict[tuple[str, Subject, Dtype, str], Speed] = {
         (speed.variant, speed.shape, speed.dtype, speed.stratum): speed for speed in record.judgement.speeds
     }
+    throughputs = {(one.variant, one.mode, one.dtype, one.stratum): one for one in record.judgement.throughputs}
     variants, subjects, dtypes = (
         list(dict.fromkeys(getattr(verdict, name) for verdict in verdicts)) for name in ("variant", "subject", "dtype")
     )
     ordered = sorted(
         verdicts, key=lambda v: (variants.index(v.variant), subjects.index(v.subject), dtypes.index(v.dtype))
     )
-    return [Line(v, speeds.get((v.variant, v.subject, v.dtype, v.stratum))) for v in ordered]
+    return [
+        Line(
+            v,
+            speeds.get((v.variant, v.subject, v.dtype, v.stratum)),
+            throughputs.get((v.variant, v.subject.mode, v.dtype, v.stratum)) if isinstance(v.subject, Prompt) else None,
+        )
+        for v in ordered
+    ]
 
 
 def several_strata(record: RunRecord) -> bool:
@@ -135,15 +176,20 @@ def witness_words(verdict: Verdict) -> str | None:
     if witness is None:
         first = verdict.first_flip
         return f"the first flip was seen in {_sighting_words(first)}; its bytes were not kept" if first else None
-    row = f"row {witness.item}: " if verdict.property is Property.BATCH_INVARIANCE else ""
-    at = ", ".join(map(str, witness.coordinates))
     (one, other), (one_bits, other_bits) = witness.values, witness.bits
-    distance = "a NaN is among them" if witness.max_ulp is None else f"at most {witness.max_ulp} ULP apart"
-    return (
-        f"{row}{witness.differing} of {witness.elements} elements differ, {distance}; the first is element "
-        f"{witness.index}, at ({at}): {one} ({one_bits}) in {_sighting_words(witness.first)}, "
+    pair = (
+        f"{one} ({one_bits}) in {_sighting_words(witness.first)}, "
         f"{other} ({other_bits}) in {_sighting_words(witness.second)}"
     )
+    if isinstance(verdict.subject, Prompt):
+        apart = "" if witness.max_ulp is None else f"; logprobs of equal tokens are at most {witness.max_ulp} ULP apart"
+        parted = f"{witness.differing} of {witness.elements} new tokens or their logprobs differ{apart}"
+        return f"{parted}; the first is token {witness.index}: {pair}"
+    row = f"row {witness.item}: " if verdict.property is Property.BATCH_INVARIANCE else ""
+    at = ", ".join(map(str, witness.coordinates))
+    distance = "a NaN is among them" if witness.max_ulp is None else f"at most {witness.max_ulp} ULP apart"
+    parted = f"{row}{witness.differing} of {witness.elements} elements differ, {distance}"
+    return f"{parted}; the first is element {witness.index}, at ({at}): {pair}"
 
 
 def notes(record: RunRecord) -> list[Note]:
