@@ -164,5 +164,5 @@ def test_runs_of_one_request_flip_with_streamk_alone(
     runner, seen = engine(numerics, prefix_cache=False), set()
     for seed in range(10):
         monkeypatch.setattr("workers.gemm.native.QUIET", Conditions(pause_us=100, pause_seed=seed))
-        seen.add(bits(runner.generate([request("fixed", 1000, max_new_tokens=1)])[0]))
+        seen.add(bits(runner.generate([request("fixed", 300, max_new_tokens=2)])[0]))
     assert len(seen) in unique
