@@ -24,8 +24,9 @@ def model_units(job: ModelJob, capacity: Capacity) -> Iterator[ModelUnit]:
         family = families.get(target.name) if job.tp_invariance else None
         for mode in job.modes:
             for first, last in _chunks(job, mode, capacity.device):
-                prompts = frozenset[str]().union(*names[mode][first - 1 : last])
-                yield _unit(job, capacity, target, mode, first, last, tuple(sorted(prompts)), family)
+                held = {name: None for batch in names[mode][first - 1 : last] for name in batch}
+                prompts = tuple(sorted(held, key=_length)) if mode is Mode.PREFIX else tuple(held)
+                yield _unit(job, capacity, target, mode, first, last, prompts, family)
 
 
 def _unit(
@@ -54,6 +55,10 @@ def _unit(
         estimate_s=sum(_trial_seconds(job, mode, number, capacity.device) for number in range(first, last + 1)),
         timeout_s=job.timeouts.unit,
     )
+
+
+def _length(prefix: str) -> int:
+    return int(prefix.rpartition(" ")[2])
 
 
 def _chunks(job: ModelJob, mode: Mode, device: Device) -> Iterator[tuple[int, int]]:

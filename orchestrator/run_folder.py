@@ -6,6 +6,7 @@
     RUN/judgement.json       what came of it
     RUN/farm.log             what went wrong on the way, with tracebacks
     RUN/witnesses/HEX.bin    the bytes of the first sample with digest HEX
+    RUN/batches/UNIT.json    the requests that were drawn for a unit of a model job
 
 A file is there whole or not at all: it is written under a temporary name, synced and renamed. The log only grows.
 """
@@ -51,6 +52,9 @@ class RunFolder:
 
     def write_judgement(self, judgement: Judgement) -> None:
         self._write(self.path / "judgement.json", judgement.model_dump_json(indent=2).encode())
+
+    def write_batches(self, unit: int, text: str) -> None:
+        self._write(self.path / "batches" / f"{unit}.json", text.encode())
 
     def save_witness(self, digest: str, sample: bytes) -> None:
         """Keep the bytes of a sample; one that is kept already stays. ``digest`` is in hex, else ValueError."""

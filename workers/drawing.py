@@ -6,6 +6,8 @@ Plans are made with it too, so it imports no torch.
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +46,13 @@ def drawn(
     return draw(modes.Mode(mode), job.trials, job.seed, prompts, tokenizer, options)
 
 
-def prompt_names(job: ModelJob, mode: Mode) -> list[frozenset[str]]:
-    """For each batch of a mode, the names of the prompts in it."""
+def prompt_names(job: ModelJob, mode: Mode) -> list[dict[str, None]]:
+    """For each batch of a mode, the names of the prompts in it, in the order of the rows."""
     # The texts are on the workers, and change no name.
     longest = max(job.prefix_lengths)
     trials = drawn(job, mode, Prompts("1", "2", "x" * longest), ByteTokenizer(), vocab_size=256, longest=longest)
     return [
-        frozenset(
+        dict.fromkeys(
             name
             for place, row in enumerate(trial.rows)
             if row.group is not None
@@ -58,6 +60,28 @@ def prompt_names(job: ModelJob, mode: Mode) -> list[frozenset[str]]:
         )
         for trial in trials
     ]
+
+
+def batches_text(trials: Sequence[Trial]) -> str:
+    """What was drawn, as JSON that is kept with the run: of each batch the rows, in order."""
+    return json.dumps(
+        [
+            {
+                "batch": trial.number,
+                "rows": [
+                    {
+                        "label": row.request.label,
+                        "group": row.group,
+                        "prompt_tokens": len(row.request.tokens),
+                        "max_new_tokens": row.request.max_new_tokens,
+                        "arrives_at_step": row.request.arrives_at_step,
+                    }
+                    for row in trial.rows
+                ],
+            }
+            for trial in trials
+        ]
+    )
 
 
 def counted_as(job: ModelJob, sample: Sample, mode: Mode) -> list[tuple[str, int]]:

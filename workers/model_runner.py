@@ -15,7 +15,7 @@ from specs.subject import Prompt
 from specs.uniqueness import UniquenessTable
 from specs.unit import Group, ModelUnit
 from workers.build import Backend, build
-from workers.drawing import PAIRED, counted_as, drawn, read_prompts
+from workers.drawing import PAIRED, batches_text, counted_as, drawn, read_prompts
 from workers.engine.engine import Engine, EngineOptions
 from workers.engine.modes import Sample, Trial, play
 from workers.engine.request import Completion, Request
@@ -61,10 +61,13 @@ class ModelRunner:
         """Run one unit. Raises UsageError for prompts that do not fit the model or its cache."""
         started = time.perf_counter()
         table, samples, generation = UniquenessTable(), dict[Group, dict[str, bytes]](), None
+        batches: str | None = None
         if self._unsupported is None:
             count = _Count(self._job, unit, attempt, self.environment, table, known)
             self._generator.begin()
-            for trial in self._batches(unit):
+            trials = self._batches(unit)
+            batches = batches_text(trials)
+            for trial in trials:
                 count.trial(trial, play(trial, self._generator))
             generation, samples = self._generator.generation, count.kept
         result = UnitResult(
@@ -76,7 +79,7 @@ class ModelRunner:
             unsupported=self._unsupported,
             seconds=time.perf_counter() - started,
         )
-        return Outputs(result, samples)
+        return Outputs(result, samples, batches)
 
     def _batches(self, unit: ModelUnit) -> list[Trial]:
         if unit.mode not in self._trials:

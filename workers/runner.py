@@ -34,6 +34,8 @@ class Outputs:
 
     result: UnitResult
     samples: dict[Group, dict[str, bytes]]
+    batches: str | None = None
+    """Of a model's unit, the requests that were drawn, as JSON."""
 
 
 Known = Mapping[Group, frozenset[str]]
