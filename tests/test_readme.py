@@ -25,6 +25,14 @@ def test_the_demo_is_the_one_that_was_run() -> None:
     assert [line for line in lines if line not in demo] == []
 
 
+def test_the_cpu_kernels_are_as_fast_as_they_were_measured() -> None:
+    timings = results("cpu-bench.json")["gemm"]
+    seeds = [timing for timing in timings if timing["shape"] in ([1024, 4096, 1024], [2048, 2048, 2048])]
+    ratios = [timing["times_torch_fp32"] for timing in seeds if timing["target"] != "torch-fp32"]
+    assert f"the four variants are {min(ratios):.1f} to {max(ratios):.1f} times as fast as torch's" in README
+    assert min(ratios) >= 1  # what was asked for: at least torch's
+
+
 def test_the_h200_figures_are_those_of_the_files() -> None:
     determinism, speed = results("h200-determinism.json")["summary"], results("h200-speed.json")["summary"]
     assert determinism["unique_max"] == 1
