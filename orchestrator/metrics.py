@@ -36,7 +36,10 @@ _GAUGES: dict[str, tuple[Labels, str]] = {
     "farm_kernel_time_seconds": (_TARGET, "Median time of one launch."),
     "farm_determinism_cost_ratio": (_TARGET, "Median time over that of the fastest nondeterministic variant."),
     "farm_generation_tokens_per_second": (_MODE, "New tokens a second, over all batches of a mode."),
-    "farm_generation_cost_ratio": (_MODE, "Tokens a second of the fastest nondeterministic target over this one's."),
+    "farm_generation_cost_ratio": (
+        _MODE,
+        "Tokens a second of the fastest nondeterministic target on as many ranks, over those of this one.",
+    ),
     "farm_runs": (("spec", "status"), "Runs in the database."),
     "farm_last_run_exit_code": (("spec",), "0 met, 1 failed, 3 inconclusive, 4 infrastructure, 130 interrupted."),
     "farm_last_run_duration_seconds": (("spec",), "From the creation of the newest ended run to its end."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from specs.job import Mode
+from specs.model_job import ModelJob
 from specs.result import Generation, Outcome, Throughput, UnitResult, Verdict
 from specs.subject import Prompt
 from specs.unit import ModelUnit, Plan
@@ -25,7 +26,11 @@ def throughputs(plan: Plan, results: Sequence[UnitResult], verdicts: Sequence[Ve
         for verdict in verdicts
         if isinstance(verdict.subject, Prompt) and verdict.outcome is Outcome.NONDETERMINISTIC
     }
-    return [_with_cost(one, made, flipping) for one in made]
+    ranks = {target.name: target.tp for target in plan.job.targets} if isinstance(plan.job, ModelJob) else {}
+    return [
+        _with_cost(one, [other for other in made if ranks[other.variant] == ranks[one.variant]], flipping)
+        for one in made
+    ]
 
 
 def _sum(unit: ModelUnit, stratum: str, generations: Iterable[Generation]) -> Throughput:
@@ -44,12 +49,13 @@ def _sum(unit: ModelUnit, stratum: str, generations: Iterable[Generation]) -> Th
     )
 
 
-def _with_cost(one: Throughput, all_of_them: Sequence[Throughput], flipping: set[tuple[str, Mode]]) -> Throughput:
+def _with_cost(one: Throughput, on_as_many: Sequence[Throughput], flipping: set[tuple[str, Mode]]) -> Throughput:
+    """``on_as_many``: all that ran on the same number of ranks."""
     if (one.variant, one.mode) in flipping or not one.tokens_per_second:
         return one
     rivals = [
         other.tokens_per_second
-        for other in all_of_them
+        for other in on_as_many
         if (other.variant, other.mode) in flipping and (other.mode, other.stratum) == (one.mode, one.stratum)
     ]
     return one.model_copy(update={"cost": max(rivals) / one.tokens_per_second}) if rivals else one

@@ -191,7 +191,7 @@ class Throughput(Part):
     tokens_per_second: float
     """New tokens, over all of the mode's batches."""
     cost: float | None
-    """Tokens per second of the fastest nondeterministic target over this one's; None where there is none."""
+    """Tokens per second of the fastest nondeterministic target on as many ranks over this one's; None without one."""
 
 
 class Judgement(Part):

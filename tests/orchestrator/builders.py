@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from specs.errors import ExitCode
-from specs.job import Device, Dtype, Expectation, Property, Stress
+from specs.job import Device, Dtype, Expectation, Mode, Property, Stress
 from specs.kernel_job import KernelJob
 from specs.model_job import ModelJob
 from specs.result import (
@@ -17,12 +17,14 @@ from specs.result import (
     RunRecord,
     RunStatus,
     Speed,
+    Throughput,
     Timing,
     UnitResult,
     Verdict,
     Witness,
 )
 from specs.shapes import Shape
+from specs.subject import Prompt
 from specs.uniqueness import CellRecord, Sighting
 from specs.unit import Capacity, KernelUnit, Plan
 
@@ -208,6 +210,56 @@ def speed(variant: str = "invariant", median: float = 1.2e-3, **changes: Any) ->
         "failed_gates": [],
     }
     return Speed(**fields | changes)
+
+
+def throughput(variant: str = "invariant", rate: float = 50.0, **changes: Any) -> Throughput:
+    fields: dict[str, Any] = {
+        "variant": variant,
+        "mode": Mode.MIXED,
+        "dtype": Dtype.BF16,
+        "stratum": STRATUM,
+        "prompt_tokens": 1000,
+        "new_tokens": 100,
+        "seconds": 100 / rate,
+        "tokens_per_second": rate,
+        "cost": None,
+    }
+    return Throughput(**fields | changes)
+
+
+def model_judgement() -> Judgement:
+    """A control that flips and a target that holds, on two prompts of one mode."""
+    subjects = [Prompt(Mode.MIXED, "prompt 1"), Prompt(Mode.MIXED, "long prompt")]
+    shown: dict[str, Any] = {"property": Property.BATCH_INVARIANCE}
+    control = {"expected": Expectation.NONDETERMINISTIC, "witness": answer_witness(), **shown}
+    return Judgement(
+        verdicts=[
+            *(verdict("streamk", Outcome.NONDETERMINISTIC, subject=subject, **control) for subject in subjects),
+            *(verdict("invariant", subject=subject, **shown) for subject in subjects),
+        ],
+        speeds=[],
+        throughputs=[throughput("streamk", 80.0), throughput("invariant", 50.0, cost=1.6)],
+        errors=[],
+        exit_code=ExitCode.MET,
+    )
+
+
+def answer_witness() -> Witness:
+    return witness(
+        first=sighting(1, "row 0 of 1"),
+        second=sighting(3, "row 2 of 3"),
+        elements=16,
+        differing=5,
+        index=11,
+        coordinates=(11,),
+        values=("token 237, logprob -2.5", "token 12, logprob -2.25"),
+        bits=("0xc0200000", "0xc0100000"),
+        max_ulp=7,
+    )
+
+
+def model_record(judgement: Judgement | None = None) -> RunRecord:
+    return record(judgement or model_judgement(), name="nightly-model", kind="model", job=model_job(modes=["mixed"]))
 
 
 def every_outcome() -> Judgement:

@@ -255,3 +255,13 @@ def test_promtool_has_nothing_to_say(store: Store, collector: FarmCollector) -> 
     check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
     assert re.search(rb"^process_resident_memory_bytes \d", text, re.MULTILINE)
+
+
+def test_a_models_group_has_a_mode_and_a_prompt_and_no_shape(store: Store, collector: FarmCollector) -> None:
+    judged(store, builders.model_judgement(), "nightly-model")
+    text = generate_latest(service_registry(collector)).decode()
+    labels = f'device="{CPU}",dtype="bf16",mode="mixed",prompt="long prompt",property="batch_invariance",shape=""'
+    assert f'farm_samples_total{{{labels},spec="nightly-model",variant="invariant"}} 50.0' in text
+    labels = f'device="{CPU}",dtype="bf16",mode="mixed",spec="nightly-model",variant="invariant"'
+    assert f"farm_generation_tokens_per_second{{{labels}}} 50.0" in text
+    assert f"farm_generation_cost_ratio{{{labels}}} 1.6" in text
