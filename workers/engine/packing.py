@@ -25,24 +25,24 @@ class PackedStep:
 
 
 def pack(pieces: Sequence[Piece], page_size: int, device: torch.device) -> PackedStep:
-    """Raises nothing: the scheduler provides a page for every token."""
-    starts = np.cumsum([0] + [piece.count for piece in pieces])
-    total = int(starts[-1])
-    packed = np.empty((3, total), dtype=np.int64)
+    """The scheduler has provided a page for every token."""
+    counts = [piece.count for piece in pieces]
+    starts = np.cumsum([0, *counts])
+    # Of each token: its sequence, and then how far its row is behind its position.
+    owners = np.repeat(np.arange(len(pieces)), counts)
+    offsets = starts[:-1] - [piece.start for piece in pieces]
+    packed = np.empty((3, len(owners)), dtype=np.int64)
     tokens, positions, slots = packed
+    positions[:] = np.arange(len(owners)) - offsets[owners]
     tables = np.full((len(pieces), max(piece.sequence.held for piece in pieces)), -1, dtype=np.int32)
-    wanted: list[Wanted] = []
     rows: list[int] = []
+    wanted: list[Wanted] = []
     scored, draws = [], []
-    for index, piece in enumerate(pieces):
-        sequence, start, end = piece.sequence, piece.start, piece.start + piece.count
-        place = slice(starts[index], starts[index + 1])
-        tokens[place] = sequence.tokens[start:end]
-        positions[place] = span = np.arange(start, end)
-        slots[place] = sequence.table[span // page_size].astype(np.int64) * page_size + span % page_size
+    for index, (piece, offset, start) in enumerate(zip(pieces, offsets.tolist(), starts.tolist(), strict=False)):
+        sequence, end = piece.sequence, piece.start + piece.count
+        tokens[start : start + piece.count] = sequence.tokens[piece.start : end]
         tables[index, : sequence.held] = sequence.table[: sequence.held]
-        scoring, draw = sequence.wanted_rows(start, piece.count)
-        offset = int(starts[index]) - start
+        scoring, draw = sequence.wanted_rows(piece.start, piece.count)
         rows += [position + offset for position in scoring]
         wanted += [Wanted(sequence.tokens[position + 1]) for position in scoring]
         if draw:
@@ -51,6 +51,7 @@ def pack(pieces: Sequence[Piece], page_size: int, device: torch.device) -> Packe
             wanted.append(Wanted(None, request.temperature, request.sampling_seed, end))
         scored.append(len(scoring))
         draws.append(draw)
+    slots[:] = tables[owners, positions // page_size].astype(np.int64) * page_size + positions % page_size
     on_device = torch.from_numpy(packed).to(device)
     step = Step(
         tokens=on_device[0],

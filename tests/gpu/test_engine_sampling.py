@@ -1,0 +1,57 @@
+"""Sampling on a GPU, over a vocabulary of DeepSeek-V3's size: a row's bits are its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.engine import elementary
+from workers.engine.sampling import Wanted, gumbel_noise, sample
+
+VOCABULARY = 129280
+
+
+def logits(rows: int) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(rows)
+    return torch.randn((rows, VOCABULARY), generator=generator, device="cuda") * 3
+
+
+@pytest.mark.parametrize("function", ["exp", "log"])
+def test_an_element_does_not_depend_on_its_place(function: str) -> None:
+    values = torch.rand(1_000_003, dtype=torch.float64, device="cuda") * 30
+    values = -values if function == "exp" else values
+    whole = getattr(elementary, function)(values)
+    for start, stop in ((0, 1), (1, 1000), (7, 999_999), (131_073, 1_000_003)):
+        part = getattr(elementary, function)(values[start:stop].clone())
+        assert torch.equal(part, whole[start:stop])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_row_does_not_depend_on_the_others(temperature: float) -> None:
+    values = logits(64)
+    wanted = [Wanted(None, temperature, row, 100 + row) for row in range(64)]
+    tokens, logprobs = sample(values, wanted, deterministic=True)
+    for rows in (1, 2, 3, 7, 33):
+        for start in (0, 64 - rows):
+            part = slice(start, start + rows)
+            found = sample(values[part].clone(), wanted[part], deterministic=True)
+            assert found == (tokens[part], logprobs[part])
+
+
+def test_logprobs_are_right() -> None:
+    values = logits(8)
+    tokens, logprobs = sample(values, [Wanted(None)] * 8, deterministic=True)
+    exact = torch.log_softmax(values.double(), 1)[torch.arange(8), torch.tensor(tokens)]
+    assert torch.tensor(logprobs, dtype=torch.float64).cuda().sub(exact).abs().max() < 1e-6
+
+
+def test_of_equal_logits_the_first_is_taken() -> None:
+    values = torch.zeros((5, VOCABULARY), device="cuda")
+    values[:, 70_000:] = 1
+    assert sample(values, [Wanted(None)] * 5, deterministic=True)[0] == [70_000] * 5
+
+
+def test_noise_is_the_cpus_but_for_the_last_bits() -> None:
+    keys = torch.tensor([0, -5, 2**62])
+    here = gumbel_noise(keys.cuda(), 1000).cpu()
+    torch.testing.assert_close(here, gumbel_noise(keys, 1000), rtol=1e-12, atol=1e-12)
