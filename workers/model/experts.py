@@ -8,7 +8,6 @@ import torch
 
 from workers.model.context import Context
 from workers.model.linear import Linear, Rows, prepare, read_weight
-from workers.model.mlp import silu_multiply
 
 
 class Experts(Protocol):
@@ -58,8 +57,6 @@ class Expert:
     def __call__(self, rows: Rows) -> torch.Tensor:
         """(tokens, hidden) to the same."""
         gate_up = self._gate_up_proj(rows, by_row=False)
-        activated = silu_multiply(gate_up)
-        self._context.recorder.op(
-            f"{self._name}.activation", "activation", "torch.exp", (gate_up,), activated, by_row=False
-        )
+        activated = self._context.ops.silu_multiply(gate_up)
+        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated, by_row=False)
         return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated, by_row=False), by_row=False)

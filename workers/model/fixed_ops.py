@@ -78,6 +78,16 @@ class FixedOps:
         tiles = [torch.bmm(tile.transpose(0, 1), wide).transpose(0, 1) for tile in _tiles(x.float())]
         return _joined(tiles, x.shape[0]).to(x.dtype)
 
+    def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.float().chunk(2, dim=-1)
+        return (gate / (1 + torch.exp(-gate)) * up).to(gate_up.dtype)
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        total = outputs[:, 0] * weights[:, :1]
+        for i in range(1, weights.shape[1]):
+            total = total + outputs[:, i] * weights[:, i : i + 1]
+        return total.to(outputs.dtype)
+
     def plan_attention(self, step: Step, cache: LatentCache) -> list[_Block]:
         """In order of splits, since each adds to what those before it left."""
         counts = [stop - start for start, stop in pairwise(step.starts)]

@@ -117,7 +117,7 @@ class RowParallel:
         """(T, this rank's part of k) to partial sums (P, T, n)."""
         width = rows.values.shape[1] // len(self._linears)
         outs = [linear(rows.columns(slice(i * width, (i + 1) * width))) for i, linear in enumerate(self._linears)]
-        return torch.stack(outs)
+        return stacked(outs)
 
 
 def read_weight(context: Context, names: list[str], rows: slice = WHOLE, columns: slice = WHOLE) -> Weight:
@@ -145,6 +145,11 @@ def dequantised(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
 def read_plain(context: Context, name: str, rows: slice = WHOLE) -> torch.Tensor:
     """A tensor that is not a linear's, in the model's dtype."""
     return context.source.read(name, rows).to(context.numerics.dtype)
+
+
+def stacked(partials: list[torch.Tensor]) -> torch.Tensor:
+    """P of (T, n) to (P, T, n), without a copy where there is one."""
+    return partials[0][None] if len(partials) == 1 else torch.stack(partials)
 
 
 def _numbered(context: Context, name: str, pieces: list[Weight]) -> list[Linear]:
@@ -183,7 +188,12 @@ def _fp8_product(gemm: str, weight: Weight, dtype: torch.dtype) -> Product:
     weight = _fitting(target, weight, dtype)
     assert weight.scales is not None
     mat_b, scales_b = weight.values.t(), weight.scales.t()
-    return lambda codes, scales: target.call(GemmInputs(codes, mat_b, scales, scales_b), dtype)()[:, :n]
+
+    def product(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        out = target.call(GemmInputs(codes, mat_b, scales, scales_b), dtype)()
+        return out if out.shape[1] == n else out[:, :n].contiguous()
+
+    return product
 
 
 def _fitting(target: GemmTarget, weight: Weight, dtype: torch.dtype) -> Weight:

@@ -24,17 +24,7 @@ class MLP:
         """(T, hidden) to this rank's partial sums (P, T, hidden)."""
         gate_up = self._gate_up_proj(rows)
         # The pieces lie side by side, and each is gates first.
-        activated = silu_multiply(gate_up.unflatten(1, (self._context.pieces.count, -1))).flatten(1)
-        self._context.recorder.op(
-            f"{self._name}.activation", "activation", "torch.exp", (gate_up,), activated, by_row=True
-        )
+        pieces = gate_up.view(gate_up.shape[0] * self._context.pieces.count, -1)
+        activated = self._context.ops.silu_multiply(pieces).view(gate_up.shape[0], -1)
+        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated)
         return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated))
-
-
-def silu_multiply(gate_up: torch.Tensor) -> torch.Tensor:
-    """(..., 2 n) to (..., n): silu of the first half times the second, in float32.
-
-    By way of ``exp``, since torch's silu on the CPU gives other bits to the last elements of a tensor.
-    """
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    return (gate / (1 + torch.exp(-gate)) * up).to(gate_up.dtype)

@@ -12,7 +12,7 @@ import torch
 from workers.model.config import ModelConfig
 from workers.model.context import Context
 from workers.model.experts import make_experts
-from workers.model.linear import prepare
+from workers.model.linear import prepare, read_plain, stacked
 from workers.model.mlp import MLP
 from workers.model.tensors import ROUTER_BIAS
 
@@ -30,9 +30,8 @@ class Routing:
 class MixtureOfExperts:
     def __init__(self, context: Context, layer: int) -> None:
         self._context, self._name = context, f"layers.{layer}.mlp"
-        source = context.source
-        self._gate = source.read(f"model.{self._name}.gate.weight").float()
-        self._bias = source.read(f"model.layers.{layer}.{ROUTER_BIAS}").float()
+        self._gate = read_plain(context, f"model.{self._name}.gate.weight")
+        self._bias = context.source.read(f"model.layers.{layer}.{ROUTER_BIAS}").float()
         self._experts = make_experts(context, self._name)
         width = context.config.shared_intermediate_size
         self._shared = MLP(context, f"{self._name}.shared_experts", width)
@@ -40,7 +39,7 @@ class MixtureOfExperts:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(T, hidden), normalised, to the sum over all experts and ranks (T, hidden)."""
         context, name = self._context, self._name
-        logits = context.ops.matmul(x.float(), self._gate, torch.float32)
+        logits = context.ops.matmul(x, self._gate, torch.float32)
         context.ran(f"{name}.gate", "matmul", (x,), logits)
         routing = route(logits, self._bias, context.config)
         for part, tensor in (("experts", routing.experts), ("weights", routing.weights)):
@@ -51,21 +50,15 @@ class MixtureOfExperts:
             context.add(f"{name}.shared_add.{piece}", shared, self._summed(outputs, routing, piece))
             for piece, shared in zip(context.pieces, self._shared(rows), strict=True)
         ]
-        return context.all_reduce(f"{name}.all_reduce", torch.stack(partials))
+        return context.all_reduce(f"{name}.all_reduce", stacked(partials))
 
     def _summed(self, outputs: torch.Tensor, routing: Routing, piece: int) -> torch.Tensor:
         """(T, k, hidden) times weights, added in float32 in order of experts, of those that belong to ``piece``."""
         own = self._context.pieces.part(self._context.config.n_routed_experts, piece)
         belongs = (routing.experts >= own.start) & (routing.experts < own.stop)
         weights = routing.weights.masked_fill(~belongs, 0.0)
-        total = outputs[:, 0] * weights[:, :1]
-        for i in range(1, weights.shape[1]):
-            total = total + outputs[:, i] * weights[:, i : i + 1]
-        total = total.to(outputs.dtype)
-        self._context.recorder.op(
-            f"{self._name}.expert_sum.{piece}", "expert_sum", "torch.add", (outputs, weights), total, by_row=True
-        )
-        return total
+        total = self._context.ops.weighted_sum(outputs, weights)
+        return self._context.ran(f"{self._name}.expert_sum.{piece}", "weighted_sum", (outputs, weights), total)
 
 
 def route(logits: torch.Tensor, bias: torch.Tensor, config: ModelConfig) -> Routing:

@@ -48,6 +48,12 @@ class Ops(Protocol):
     def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """(T, H, a) times a matrix of each head (H, a, b), to (T, H, b), summed in float32."""
 
+    def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """(T, 2 n) to (T, n): silu of the first half times the second, in float32."""
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(T, k, n) times weights (T, k) float32, added over k in order and in float32, to (T, n)."""
+
     def plan_attention(self, step: Step, cache: LatentCache) -> Any:
         """What attention needs of a step, the same in all layers."""
 

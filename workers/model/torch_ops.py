@@ -36,10 +36,21 @@ class TorchOps:
         return codes, scales.t().contiguous().t()
 
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
-        return torch.nn.functional.linear(x, weight).to(out_dtype)
+        if out_dtype == x.dtype:
+            return torch.nn.functional.linear(x, weight)
+        if x.is_cuda:
+            return torch.mm(x, weight.t(), out_dtype=out_dtype)
+        return torch.nn.functional.linear(x.to(out_dtype), weight.to(out_dtype))
 
     def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+
+    def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.float().chunk(2, dim=-1)
+        return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return (outputs * weights[:, :, None]).sum(dim=1).to(outputs.dtype)
 
     def plan_attention(self, step: Step, cache: LatentCache) -> list[_Group]:
         """All sequences with one new token make one group, each of the others one of its own."""

@@ -47,7 +47,7 @@ class Server:
     pages: int = 256
     page_size: int = 16
     device: torch.device = CPU
-    _tables: dict[str, list[int]] = field(default_factory=dict)
+    tables: dict[str, list[int]] = field(default_factory=dict)
     _lengths: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,15 +65,15 @@ class Server:
         for label, tokens in work.items():
             first = self._lengths.get(label, 0)
             self._lengths[label] = first + len(tokens)
-            table = self._tables.setdefault(label, [])
+            table = self.tables.setdefault(label, [])
             while len(table) * self.page_size < self._lengths[label]:
                 table.append(self._free.pop())
             for position in range(first, self._lengths[label]):
                 positions.append(position)
                 slots.append(table[position // self.page_size] * self.page_size + position % self.page_size)
             starts.append(starts[-1] + len(tokens))
-        widest = max(len(self._tables[label]) for label in work)
-        tables = [self._tables[label] + [-1] * (widest - len(self._tables[label])) for label in work]
+        widest = max(len(self.tables[label]) for label in work)
+        tables = [self.tables[label] + [-1] * (widest - len(self.tables[label])) for label in work]
         rows = range(starts[-1]) if all_rows else [stop - 1 for stop in starts[1:]]
         return Step(
             tokens=self._tensor([token for tokens in work.values() for token in tokens]),

@@ -39,13 +39,13 @@ def logits(ranks: Ranks, case: str) -> torch.Tensor:
     return torch.cat((first, second))
 
 
-def run_group(size: int, body: Callable[..., None], *args: Any) -> None:
-    """``body(ranks, *args)`` in ``size`` processes that are joined by gloo."""
+def run_group(size: int, body: Callable[..., None], *args: Any, device: str = "cpu") -> None:
+    """``body(ranks, *args)`` in ``size`` processes that are joined by gloo, or by NCCL with a GPU each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     start: Any = mp.spawn  # type: ignore[attr-defined]
-    start(_rank, (size, port, body, args), nprocs=size)
+    start(_rank, (size, port, device, body, args), nprocs=size)
 
 
 def save_all(ranks: Ranks, folder: Path) -> None:
@@ -58,10 +58,15 @@ def save_all(ranks: Ranks, folder: Path) -> None:
     torch.save(results, folder / f"{ranks.rank}.pt")
 
 
-def _rank(rank: int, size: int, port: int, body: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, size: int, port: int, device: str, body: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    own = CPU
+    if device == "cuda":
+        own = torch.device("cuda", rank)
+        torch.cuda.set_device(own)
+    backend = "gloo" if own is CPU else "nccl"
+    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
-        body(Ranks(rank, size, CPU), *args)
+        body(Ranks(rank, size, own), *args)
     finally:
         dist.destroy_process_group()

@@ -12,7 +12,6 @@ from tests.workers.model.packing import CPU, NANO, build
 from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
 from workers.model.fixed_ops import FixedOps, fixed_sum
-from workers.model.mlp import silu_multiply
 from workers.model.moe import route
 from workers.model.numerics import Numerics
 from workers.model.ops import AttentionShape, Ops
@@ -61,7 +60,8 @@ def test_rows_of_everything_else_are_their_own() -> None:
         "rms_norm": lambda x: FIXED.rms_norm(x, weight, 1e-6),
         "codes": lambda x: FIXED.quantise(x)[0].view(torch.uint8),
         "scales": lambda x: FIXED.quantise(x)[1],
-        "activation": silu_multiply,
+        "activation": FIXED.silu_multiply,
+        "weighted_sum": lambda x: FIXED.weighted_sum(x.unflatten(1, (4, -1)), x[:, :4].float()),
         "routing": lambda x: route(x[:, :8].float(), weight[:8].float(), NANO).weights,
     }
     for name, function in functions.items():
@@ -70,11 +70,13 @@ def test_rows_of_everything_else_are_their_own() -> None:
             assert torch.equal(function(pool[-count:]), whole[-count:]), name
 
 
-def test_rms_norm_and_activation_agree_with_torch() -> None:
+def test_what_is_done_row_by_row_agrees_with_torch() -> None:
     x, weight = random(9, 512), random(512, seed=1)
     assert torch.allclose(FIXED.rms_norm(x, weight, 1e-6), ORDINARY.rms_norm(x, weight, 1e-6), rtol=1e-5, atol=1e-6)
-    gate, up = x.chunk(2, dim=1)
-    assert torch.allclose(silu_multiply(x), torch.nn.functional.silu(gate) * up, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(FIXED.silu_multiply(x), ORDINARY.silu_multiply(x), rtol=1e-5, atol=1e-6)
+    outputs, weights = random(9, 4, 32), random(9, 4, seed=2)
+    ordinary = ORDINARY.weighted_sum(outputs, weights)
+    assert torch.allclose(FIXED.weighted_sum(outputs, weights), ordinary, rtol=1e-5, atol=1e-6)
 
 
 def test_scales_are_column_major_as_the_gemm_takes_them() -> None:

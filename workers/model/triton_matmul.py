@@ -1,0 +1,104 @@
+"""A Triton kernel for plain products, whose tiles and segments of K depend on the weight's shape alone.
+
+Imports triton: import this module where it is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_ROWS, _COLUMNS, _DEPTH = 64, 64, 64
+_PROGRAMS = 128  # about as many as a GPU runs at once
+_LEAST_SEGMENT = 512
+_MOST_SEGMENTS = 8
+
+
+def matmul(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+    """(T, k) times the transpose of (n, k), summed in float32."""
+    return _products(x[None], weight.t()[None], out_dtype)[0]
+
+
+def head_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(T, H, a) times (H, a, b), to (T, H, b)."""
+    return _products(x.transpose(0, 1), weight, x.dtype).transpose(0, 1)
+
+
+def segments(n: int, k: int) -> int:
+    """Into how many parts K is cut, which are added in order: as many as keep a GPU busy with one tile of rows."""
+    wanted = _PROGRAMS // triton.cdiv(n, _COLUMNS)
+    return int(max(1, min(wanted, k // _LEAST_SEGMENT, _MOST_SEGMENTS)))
+
+
+def _products(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+    """(H, T, k) times (H, k, n), of any strides, to (H, T, n)."""
+    (heads, rows, k), n = x.shape, weight.shape[2]
+    count = segments(n, k)
+    if count > 1:
+        out = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device)
+        parts = torch.empty(count, heads, rows, n, dtype=torch.float32, device=x.device)
+    else:  # heads beside each other, as attention's next step takes them
+        out = torch.empty(rows, heads, n, dtype=out_dtype, device=x.device).transpose(0, 1)
+        parts = out[None]
+    depth = triton.cdiv(triton.cdiv(k, count), _DEPTH) * _DEPTH
+    grid = (triton.cdiv(rows, _ROWS) * triton.cdiv(n, _COLUMNS), heads, count)
+    strides = (*x.stride(), *weight.stride(), *parts.stride()[:3])
+    _tile_product[grid](
+        x, weight, parts, rows, n, k, depth, *strides, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, num_stages=4
+    )
+    if count > 1:
+        size = heads * rows * n
+        _ordered_sum[(triton.cdiv(size, 1024),)](parts, out, size, COUNT=count, SIZE=1024)
+    return out
+
+
+@triton.jit
+def _tile_product(
+    x: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    m: tl.tensor,
+    n: tl.tensor,
+    k: tl.tensor,
+    depth: tl.tensor,
+    stride_x_head: tl.tensor,
+    stride_x_row: tl.tensor,
+    stride_x_k: tl.tensor,
+    stride_w_head: tl.tensor,
+    stride_w_k: tl.tensor,
+    stride_w_n: tl.tensor,
+    stride_out_segment: tl.tensor,
+    stride_out_head: tl.tensor,
+    stride_out_row: tl.tensor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> None:
+    # Tiles go down the rows first, so that those that run together share the weight's columns in the L2.
+    down = tl.cdiv(m, ROWS)
+    rows = tl.program_id(0) % down * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(0) // down * COLUMNS + tl.arange(0, COLUMNS)
+    head, segment = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    along = tl.arange(0, DEPTH)
+    from_x = x + head * stride_x_head + (rows % m).to(tl.int64)[:, None] * stride_x_row
+    from_w = weight + head * stride_w_head + (columns % n).to(tl.int64)[None, :] * stride_w_n
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    stop = tl.minimum(k, (segment + 1) * depth)
+    for start in range(segment * depth, stop, DEPTH):
+        inside = start + along < stop
+        left = tl.load(from_x + (start + along)[None, :] * stride_x_k, mask=inside[None, :], other=0.0)
+        right = tl.load(from_w + (start + along)[:, None] * stride_w_k, mask=inside[:, None], other=0.0)
+        total = tl.dot(left, right, total, input_precision="ieee")
+    to = out + segment * stride_out_segment + head * stride_out_head
+    to += rows.to(tl.int64)[:, None] * stride_out_row + columns[None, :]
+    tl.store(to, total.to(out.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
+
+
+@triton.jit
+def _ordered_sum(parts: tl.tensor, out: tl.tensor, size: tl.tensor, COUNT: tl.constexpr, SIZE: tl.constexpr) -> None:
+    place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    total = tl.zeros((SIZE,), dtype=tl.float32)
+    for part in range(COUNT):
+        total += tl.load(parts + part * size + place, mask=place < size, other=0.0)
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=place < size)

@@ -1,0 +1,40 @@
+"""Operations on a GPU whose rows don't depend on each other: Triton kernels with fixed tiles and splits."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.model import triton_attention, triton_matmul, triton_rows
+from workers.model.cache import LatentCache
+from workers.model.ops import AttentionShape
+from workers.model.step import Step
+
+
+class TritonOps:
+    source = "triton"
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        return triton_rows.rms_norm(x, weight, eps)
+
+    def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return triton_rows.quantise(x)
+
+    def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        return triton_matmul.matmul(x, weight, out_dtype)
+
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return triton_matmul.head_matmul(x, weight)
+
+    def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return triton_rows.silu_multiply(gate_up)
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return triton_rows.weighted_sum(outputs, weights)
+
+    def plan_attention(self, step: Step, cache: LatentCache) -> triton_attention.Plan:
+        return triton_attention.plan_attention(step, cache.page_size)
+
+    def attention(
+        self, q: torch.Tensor, latents: torch.Tensor, plan: triton_attention.Plan, shape: AttentionShape
+    ) -> torch.Tensor:
+        return triton_attention.attention(q, latents, plan, shape)

@@ -1,0 +1,122 @@
+"""Triton kernels in which one program makes one row, or a part of it: norms, quantisation, activation, sums of experts.
+
+How a row is added up depends on its length alone. Imports triton: import this module where it is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from workers.gemm.inputs import BLOCK, FP8
+
+_BLOCKS_AT_ONCE = 8
+_WIDTH = 1024
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """(T, n), rows contiguous, to x / sqrt(mean(x^2) + eps) * weight."""
+    rows, size = x.shape
+    out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
+    _rms_norm[(rows,)](x, weight, out, size, x.stride(0), eps, WIDTH=triton.next_power_of_2(size), num_warps=8)
+    return out
+
+
+def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, k), rows contiguous, as ``workers.gemm.inputs.quantise_rows`` to the bit, with scales column-major."""
+    rows, k = x.shape
+    codes = torch.empty(rows, k, dtype=FP8, device=x.device)
+    scales = torch.empty(k // BLOCK, rows, dtype=torch.float32, device=x.device).t()
+    grid = (rows, triton.cdiv(k // BLOCK, _BLOCKS_AT_ONCE))
+    _quantise[grid](x, codes, scales, k // BLOCK, x.stride(0), k, scales.stride(1), BLOCKS=_BLOCKS_AT_ONCE, SIZE=BLOCK)
+    return codes, scales
+
+
+def silu_multiply(gate_up: torch.Tensor) -> torch.Tensor:
+    """(T, 2 n), contiguous, to silu of the first half times the second (T, n)."""
+    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device)
+    _silu_multiply[(rows, triton.cdiv(size, _WIDTH))](gate_up, out, size, WIDTH=_WIDTH)
+    return out
+
+
+def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(T, k, n) times (T, k), contiguous, added over k in order, to (T, n)."""
+    rows, count, size = outputs.shape
+    out = torch.empty(rows, size, dtype=outputs.dtype, device=outputs.device)
+    _weighted_sum[(rows, triton.cdiv(size, _WIDTH))](outputs, weights, out, size, COUNT=count, WIDTH=_WIDTH)
+    return out
+
+
+@triton.jit
+def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: tl.constexpr) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < size
+    gate = tl.load(gate_up + row * 2 * size + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * size + size + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * size + columns, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _weighted_sum(
+    outputs: tl.tensor,
+    weights: tl.tensor,
+    out: tl.tensor,
+    size: tl.tensor,
+    COUNT: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < size
+    total = tl.zeros((WIDTH,), dtype=tl.float32)
+    for i in tl.static_range(COUNT):
+        part = tl.load(outputs + (row * COUNT + i) * size + columns, mask=inside, other=0.0).to(tl.float32)
+        total += part * tl.load(weights + row * COUNT + i)
+    tl.store(out + row * size + columns, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rms_norm(
+    x: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    size: tl.tensor,
+    stride: tl.tensor,
+    eps: tl.tensor,
+    WIDTH: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, WIDTH)
+    inside = columns < size
+    values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(values * values, axis=0) / size
+    scaled = values * (1.0 / tl.sqrt(mean + eps)) * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _quantise(
+    x: tl.tensor,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    blocks: tl.tensor,
+    stride: tl.tensor,
+    stride_codes: tl.tensor,
+    stride_scales: tl.tensor,
+    BLOCKS: tl.constexpr,
+    SIZE: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    inside = (block < blocks)[:, None]
+    values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
+    # Divisions rounded as IEEE has them: Triton's own are not.
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(values), axis=1), 448.0), 1e-8)
+    ratio = tl.div_rn(values, tl.broadcast_to(scale[:, None], (BLOCKS, SIZE)))
+    ratio = tl.minimum(tl.maximum(ratio, -448.0), 448.0)
+    tl.store(codes + row * stride_codes + columns, ratio.to(tl.float8e4nv), mask=inside)
+    tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
