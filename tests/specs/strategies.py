@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.job import OWN_VARIANTS, PEER_VARIANTS, Device, Dtype, Expectation, Stress
+from specs.job import OWN_VARIANTS, PEER_VARIANTS, Device, Dtype, Expectation, Mode, Stress
 from specs.kernel_job import KERNEL_PROPERTIES, ShapeEntry
 from specs.kinds import SHORT_FORMS
+from specs.model_job import MODEL_PROPERTIES, CollectiveName, Pack, PrefixUnit
 from specs.shapes import FIXED_SETS, WEIGHT_SETS
 
 _words = [*OWN_VARIANTS, *PEER_VARIANTS, "python:package.module:function", "python:a:b"]
@@ -74,5 +75,51 @@ def job_values(draw: st.DrawFn) -> dict[str, Any]:
         "gates": st.fixed_dictionaries(
             {}, optional={"accuracy": st.floats(1, 1e6) | st.none(), "speed": speed | st.none()}
         ),
+    }
+    return draw(st.fixed_dictionaries(required, optional=optional))
+
+
+_name = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+_model_expect = _expectations | st.dictionaries(st.sampled_from([str(it) for it in MODEL_PROPERTIES]), _expectations)
+_target = st.fixed_dictionaries(
+    {"name": _name},
+    optional={
+        "gemm": st.sampled_from(_words) | st.none(),
+        "collective": st.sampled_from([str(it) for it in CollectiveName]),
+        "deterministic": st.booleans(),
+        "tp": st.integers(1, 1024),
+        "expect": _model_expect,
+    },
+)
+_source = st.fixed_dictionaries({"path": st.sampled_from(["/models/r1", "r1"])}) | st.fixed_dictionaries(
+    {
+        "random": st.fixed_dictionaries(
+            {"preset": st.sampled_from(["deepseek-v3-nano", "deepseek-v3-mini", "deepseek-v3-layer"])},
+            optional={"seed": st.integers(0, (1 << 32) - 1)},
+        )
+    }
+)
+
+
+@st.composite
+def model_job_values(draw: st.DrawFn) -> dict[str, Any]:
+    """What a valid spec of a model holds."""
+    required = {
+        "version": st.just(1),
+        "kind": st.just("model"),
+        "name": _name,
+        "model": _source,
+        "targets": st.lists(_target, min_size=1, max_size=4, unique_by=lambda target: str(target["name"])),
+    }
+    optional = {
+        "trials": st.integers(1, 10_000),
+        "modes": _some(Mode),
+        "dtype": st.sampled_from(["bf16", "fp32"]),
+        "temperature": st.floats(0, 100),
+        "prefix_lengths": st.lists(st.integers(1, 10_000_000), min_size=1, unique=True),
+        "prefix_unit": st.sampled_from([str(it) for it in PrefixUnit]),
+        "compat": st.just("sglang") | st.none(),
+        "pack": st.sampled_from([str(it) for it in Pack]),
+        "timeouts": st.fixed_dictionaries({}, optional={"wait": _seconds, "rendezvous": _seconds, "load": _seconds}),
     }
     return draw(st.fixed_dictionaries(required, optional=optional))

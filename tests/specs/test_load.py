@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specs.errors import SpecError
+from specs.job import JobBase
 from specs.kernel_job import KernelJob
 from specs.library import library_names, library_spec
 from specs.load import dump_job, load_job, parse_job
+from specs.model_job import ModelJob
 from specs.tree import MAX_SIZE, write_tree
 from tests.specs.examples import VALID, changed, complaint, complaints, parsed
-from tests.specs.strategies import job_values
+from tests.specs.strategies import job_values, model_job_values
 
 
 def refused(source: str) -> str:
@@ -123,9 +125,17 @@ def test_a_job_comes_back_from_yaml_and_json(values: dict[str, Any]) -> None:
     assert KernelJob.model_validate_json(job.model_dump_json()) == job
 
 
+@given(model_job_values())
+@settings(max_examples=100, deadline=None)
+def test_a_model_job_comes_back_from_yaml_and_json(values: dict[str, Any]) -> None:
+    job = parse_job(write_tree(values), "job.yaml")
+    assert parse_job(dump_job(job), "job.yaml") == job
+    assert ModelJob.model_validate_json(job.model_dump_json()) == job
+
+
 def job_or_spec_error(text: str, *overrides: str) -> None:
     try:
-        assert isinstance(parse_job(text, "job.yaml", overrides), KernelJob)
+        assert isinstance(parse_job(text, "job.yaml", overrides), JobBase)
     except SpecError as error:
         assert error.problems
         for problem in error.problems:

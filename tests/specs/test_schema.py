@@ -14,7 +14,7 @@ from specs.kinds import KINDS
 from specs.library import library_names, library_spec
 from specs.schema import job_schema, schema_text
 from tests.specs.examples import VALID
-from tests.specs.strategies import job_values
+from tests.specs.strategies import job_values, model_job_values
 
 COMMITTED = Path(specs.__file__).parent / "schema.json"
 
@@ -52,6 +52,12 @@ def test_it_accepts_the_library(name: str) -> None:
 @given(job_values())
 @settings(max_examples=50, deadline=None)
 def test_it_accepts_every_valid_spec(values: dict[str, Any]) -> None:
+    assert accepts(json.loads(json.dumps(values)))
+
+
+@given(model_job_values())
+@settings(max_examples=50, deadline=None)
+def test_it_accepts_every_valid_spec_of_a_model(values: dict[str, Any]) -> None:
     assert accepts(json.loads(json.dumps(values)))
 
 
