@@ -34,14 +34,16 @@ def pack(pieces: Sequence[Piece], page_size: int, device: torch.device) -> Packe
     packed = np.empty((3, len(owners)), dtype=np.int64)
     tokens, positions, slots = packed
     positions[:] = np.arange(len(owners)) - offsets[owners]
-    tables = np.full((len(pieces), max(piece.sequence.held for piece in pieces)), -1, dtype=np.int32)
+    lengths = [piece.start + piece.count for piece in pieces]
+    in_use = [-(-length // page_size) for length in lengths]
+    tables = np.full((len(pieces), max(in_use)), -1, dtype=np.int32)
     rows: list[int] = []
     wanted: list[Wanted] = []
     scored, draws = [], []
     for index, (piece, offset, start) in enumerate(zip(pieces, offsets.tolist(), starts.tolist(), strict=False)):
-        sequence, end = piece.sequence, piece.start + piece.count
+        sequence, end = piece.sequence, lengths[index]
         tokens[start : start + piece.count] = sequence.tokens[piece.start : end]
-        tables[index, : sequence.held] = sequence.table[: sequence.held]
+        tables[index, : in_use[index]] = sequence.table[: in_use[index]]
         scoring, draw = sequence.wanted_rows(piece.start, piece.count)
         rows += [position + offset for position in scoring]
         wanted += [Wanted(sequence.tokens[position + 1]) for position in scoring]
@@ -58,7 +60,7 @@ def pack(pieces: Sequence[Piece], page_size: int, device: torch.device) -> Packe
         positions=on_device[1],
         slots=on_device[2],
         starts=tuple(starts.tolist()),
-        lengths=tuple(piece.start + piece.count for piece in pieces),
+        lengths=tuple(lengths),
         page_tables=torch.from_numpy(tables).to(device),
         logit_rows=torch.tensor(rows, dtype=torch.int64, device=device),
         labels=tuple(piece.sequence.request.label for piece in pieces),

@@ -1,9 +1,9 @@
 """Which tokens of which sequences go into the next forward pass.
 
 As real servers do: every sequence that decodes gives its one token, and prompts fill what is left, ``chunk`` tokens a
-step, oldest first; requests are admitted in the order in which they came. A sequence that needs a page when none is
-free takes it from the prefix cache, or else from the youngest sequence, which is put off and computed again later.
-The oldest is never put off, so there is always progress.
+step, oldest first. Requests are admitted in the order in which they came, when there are pages for the whole prompt.
+A sequence that later needs a page when none is free takes it from the prefix cache, or else from the youngest
+sequence, which is put off and computed again later. The oldest is never put off, so there is always progress.
 
 What comes out depends on the requests, on what the prefix cache had before, and on where stop tokens fell.
 """
@@ -53,11 +53,8 @@ class Scheduler:
         """What to compute now, oldest sequence first; empty once every sequence is finished."""
         if not self.running and self.waiting:
             self.steps = max(self.steps, self.waiting[0].request.arrives_at_step)
-        waiting = len(self.waiting)
         pieces, budget = self._continue_running()
-        # Who was put off for want of pages must not come straight back.
-        if len(self.waiting) == waiting:
-            pieces += self._admit(budget)
+        pieces += self._admit(budget)
         self.steps += 1
         return pieces
 
@@ -112,13 +109,14 @@ class Scheduler:
             if sequence.request.arrives_at_step > self.steps:
                 break
             self._take_from_cache(sequence)
-            count = min(sequence.pending, budget)
-            if not self._provide(sequence, count, may_put_off=False):
+            # For all that is known of it, or whoever was put off would come straight back, and be put off again.
+            if not self._provide(sequence, sequence.pending, may_put_off=False):
                 self._release(sequence)
                 break
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.computed
             self.running.append(self.waiting.popleft())
+            count = min(sequence.pending, budget)
             pieces.append(Piece(sequence, sequence.computed, count))
             budget -= count
         return pieces

@@ -135,6 +135,15 @@ def test_the_youngest_gives_its_pages_and_is_computed_again_later() -> None:
     assert len(young.tokens) == 10
 
 
+def test_who_was_put_off_comes_back_once_all_of_it_fits() -> None:
+    simulation = Simulation(pages=6, prefix_cache=False)
+    old, young = simulation.run([request("old", 4, new=13), request("young", 16, new=5)])
+    # It wants a fifth page while the older one has two; a chunk of two pages would fit at once, and not help.
+    assert (old.preemptions, young.preemptions) == (0, 1)
+    old_ends = simulation.steps.index([("old", 15, 1)])
+    assert simulation.steps[old_ends + 1] == [("young", 0, 8)]
+
+
 def test_an_equal_prompt_is_taken_from_the_cache_but_for_what_its_last_token_needs() -> None:
     simulation = Simulation(pages=20)
     simulation.run([request("a", 8)])
