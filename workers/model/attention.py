@@ -98,4 +98,5 @@ class LatentAttention:
         weight: Weight = read_weight(self._context, [name], rows)
         heads = dequantised(weight, self._context.numerics.dtype).unflatten(0, (self._heads, size))
         keys, values = heads.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
-        return keys.contiguous(), values.transpose(1, 2).contiguous()
+        ops = self._context.ops
+        return ops.weight(keys.contiguous()), ops.weight(values.transpose(1, 2).contiguous())

@@ -63,10 +63,13 @@ class FixedOps:
         codes, scales = quantise_rows(x)
         return codes, scales.t().contiguous().t()
 
+    def weight(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.float()
+
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         """In segments of K, since a long K is split over threads, and their sums by halving."""
         segment = math.gcd(x.shape[1], SEGMENT)
-        weights = weight.float().unflatten(1, (-1, segment)).permute(1, 2, 0)
+        weights = weight.unflatten(1, (-1, segment)).permute(1, 2, 0)
         tiles = [
             fixed_sum(torch.bmm(tile.unflatten(1, (-1, segment)).transpose(0, 1), weights).movedim(0, -1))[..., 0]
             for tile in _tiles(x.float())
@@ -74,8 +77,7 @@ class FixedOps:
         return _joined(tiles, x.shape[0]).to(out_dtype)
 
     def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        wide = weight.float()
-        tiles = [torch.bmm(tile.transpose(0, 1), wide).transpose(0, 1) for tile in _tiles(x.float())]
+        tiles = [torch.bmm(tile.transpose(0, 1), weight).transpose(0, 1) for tile in _tiles(x.float())]
         return _joined(tiles, x.shape[0]).to(x.dtype)
 
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:

@@ -46,12 +46,12 @@ class GroupedExperts:
 
 def _stacked(context: Context, names: list[list[str]]) -> Weight:
     """One expert at a time, into memory for all."""
-    first = read_weight(context, names[0])
-    assert first.scales is not None
-    values = torch.empty(len(names), *first.values.shape, dtype=torch.uint8, device=first.values.device)
-    scales = torch.empty(len(names), *first.scales.shape, device=first.values.device)
+    values, scales = torch.empty(0), torch.empty(0)
     for i, each in enumerate(names):
         weight = read_weight(context, each)
         assert weight.scales is not None
+        if i == 0:
+            values = torch.empty(len(names), *weight.values.shape, dtype=torch.uint8, device=weight.values.device)
+            scales = torch.empty(len(names), *weight.scales.shape, device=weight.values.device)
         values[i], scales[i] = weight.values.view(torch.uint8), weight.scales
     return Weight(values.view(FP8), scales)

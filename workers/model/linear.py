@@ -75,7 +75,7 @@ class Linear:
         self._columns = weight.values.shape[0]
         if weight.scales is None:
             self._kind, self._implementation = "matmul", f"{context.ops.source}:matmul"
-            self._weight = weight.values
+            self._weight = context.ops.weight(weight.values)
             return
         gemm = context.numerics.gemm
         assert gemm is not None

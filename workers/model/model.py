@@ -130,7 +130,8 @@ class Head:
         self._context = context
         pieces, size = context.pieces, context.config.vocab_size
         self._norm = read_plain(context, "model.norm.weight")
-        self._weights = [read_plain(context, "lm_head.weight", pieces.part(size, piece)) for piece in pieces]
+        parts = [read_plain(context, "lm_head.weight", pieces.part(size, piece)) for piece in pieces]
+        self._weights = [context.ops.weight(part) for part in parts]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(R, hidden) to (R, vocabulary) float32."""

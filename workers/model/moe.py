@@ -30,7 +30,7 @@ class Routing:
 class MixtureOfExperts:
     def __init__(self, context: Context, layer: int) -> None:
         self._context, self._name = context, f"layers.{layer}.mlp"
-        self._gate = read_plain(context, f"model.{self._name}.gate.weight")
+        self._gate = context.ops.weight(read_plain(context, f"model.{self._name}.gate.weight"))
         self._bias = context.source.read(f"model.layers.{layer}.{ROUTER_BIAS}").float()
         self._experts = make_experts(context, self._name)
         width = context.config.shared_intermediate_size

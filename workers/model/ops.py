@@ -42,6 +42,9 @@ class Ops(Protocol):
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, k) to e4m3 codes of the same shape and float32 scales (T, k/128) with stride(0) == 1."""
 
+    def weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """A plain weight as ``matmul`` and ``head_matmul`` take it, made once."""
+
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         """(T, k) times the transpose of (n, k), summed in float32."""
 

@@ -35,6 +35,9 @@ class TorchOps:
         codes, scales = quantise_rows(x)
         return codes, scales.t().contiguous().t()
 
+    def weight(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         if out_dtype == x.dtype:
             return torch.nn.functional.linear(x, weight)

@@ -19,6 +19,9 @@ class TritonOps:
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return triton_rows.quantise(x)
 
+    def weight(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         return triton_matmul.matmul(x, weight, out_dtype)
 

@@ -15,6 +15,7 @@ from workers.model.tensors import TensorSpec, tensor_specs
 
 INDEX = "model.safetensors.index.json"
 WHOLE = slice(None)
+_ELEMENTS_AT_ONCE = 2**26
 
 
 class WeightSource(Protocol):
@@ -68,8 +69,17 @@ class RandomWeights:
         if name not in self._specs:
             raise UsageError(f"a random model of these sizes has no tensor {name}")
         spec = self._specs[name]
-        index = _indices(spec, rows, columns, self._device)
-        uniform = _hash(index, *_keys(self._seed, name)).float() * 2.0**-31
+        width = spec.shape[1] if len(spec.shape) > 1 else 1
+        down = torch.arange(spec.shape[0], dtype=torch.int32, device=self._device)[rows]
+        across = torch.arange(width, dtype=torch.int32, device=self._device)[columns]
+        some = max(_ELEMENTS_AT_ONCE // width, 1)
+        parts = [self._made(spec, part[:, None] * width + across) for part in down.split(some)]
+        made = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return made if len(spec.shape) > 1 else made[:, 0]
+
+    def _made(self, spec: TensorSpec, places: torch.Tensor) -> torch.Tensor:
+        """Elements by their places in the whole tensor, int32, which may wrap around."""
+        uniform = _hash(places, *_keys(self._seed, spec.name)).float() * 2.0**-31
         return uniform.mul_(spec.spread).add_(spec.centre).to(spec.dtype)
 
 
@@ -88,16 +98,6 @@ def export_random(config: ModelConfig, seed: int, folder: Path, *, tensors_per_f
         save_file({name: source.read(name) for name in group}, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-def _indices(spec: TensorSpec, rows: slice, columns: slice, device: torch.device) -> torch.Tensor:
-    """The place of every element of the slice in the whole tensor, as int32; beyond 2**31 they wrap around."""
-    first, last, _ = rows.indices(spec.shape[0])
-    down = torch.arange(first, last, device=device)
-    if len(spec.shape) == 1:
-        return down.int()
-    left, right, _ = columns.indices(spec.shape[1])
-    return (down[:, None] * spec.shape[1] + torch.arange(left, right, device=device)).int()
 
 
 def _keys(seed: int, name: str) -> tuple[int, int]:
