@@ -7,7 +7,7 @@ the model. Whatever goes wrong in one, all of the gang is torn down: ranks that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.answers import answer_of, first_cause, first_line, is_bad
@@ -36,10 +36,10 @@ class GangError(InfrastructureError):
 class Gang:
     """Ranks that are up, with the model loaded. ``slot`` counts gangs from 0."""
 
-    def __init__(self, target: ModelTarget, slot: int, group: Any, ranks: Sequence[Any]) -> None:
+    def __init__(self, target: ModelTarget, slot: int, group: Any) -> None:
         self.slot, self.target = slot, target.name
         self.environments: list[Environment] = []
-        self._group, self._ranks = group, list(ranks)
+        self._group, self._ranks = group, list[Any]()
 
     @classmethod
     def assemble(cls, cluster: Cluster, job: ModelJob, target: ModelTarget, capacity: Capacity, slot: int) -> Gang:
@@ -52,19 +52,15 @@ class Gang:
 
         from workers.rank import Rank
 
-        group = _place(cluster, job, target, capacity)
+        gang = cls(target, slot, _place(cluster, job, target, capacity))
         try:
             remote: Any = ray.remote(Rank)
-            ranks = [
-                remote.options(**_options(job, target, capacity, group, place)).remote(
-                    job, target.name, place, capacity.device
-                )
-                for place in range(target.tp)
-            ]
-            gang = cls(target, slot, group, ranks)
+            for place in range(target.tp):
+                options = _options(job, target, capacity, gang._group, place)
+                gang._ranks.append(remote.options(**options).remote(job, target.name, place, capacity.device))
             gang._assemble(job)
         except BaseException:
-            _release(group)
+            gang.dismiss()
             raise
         return gang
 
@@ -86,19 +82,15 @@ class Gang:
         _release(self._group)
 
     def _assemble(self, job: ModelJob) -> None:
-        try:
-            limits = job.timeouts
-            self._all("start", START_TIMEOUT_S, lambda rank: rank.ping.remote())
-            self.environments = self._all("build kernels", PREPARE_TIMEOUT_S, lambda rank: rank.prepare.remote())
-            check_agreement({f"rank {i}": found for i, found in enumerate(self.environments)}, GANG_AGREES_ON)
-            meeting = self._first("open the rendezvous", limits.rendezvous, self._ranks[0].open_rendezvous.remote())
-            # To arrive takes no other rank, so who is late now is who is missing.
-            self._all("come to the rendezvous", limits.rendezvous, lambda rank: rank.arrive.remote(*meeting))
-            self._all("join the others", limits.rendezvous, lambda rank: rank.join.remote(limits.rendezvous))
-            self._all("load the model", limits.load, lambda rank: rank.load.remote())
-        except BaseException:
-            self.dismiss()
-            raise
+        limits = job.timeouts
+        self._all("start", START_TIMEOUT_S, lambda rank: rank.ping.remote())
+        self.environments = self._all("build kernels", PREPARE_TIMEOUT_S, lambda rank: rank.prepare.remote())
+        check_agreement({f"rank {i}": found for i, found in enumerate(self.environments)}, GANG_AGREES_ON)
+        meeting = self._first("open the rendezvous", limits.rendezvous, self._ranks[0].open_rendezvous.remote())
+        # To arrive takes no other rank, so who is late now is who is missing.
+        self._all("come to the rendezvous", limits.rendezvous, lambda rank: rank.arrive.remote(*meeting))
+        self._all("join the others", limits.rendezvous, lambda rank: rank.join.remote(limits.rendezvous))
+        self._all("load the model", limits.load, lambda rank: rank.load.remote())
 
     def _first(self, doing: str, timeout_s: float, ref: Any) -> Any:
         return self._answers(doing, timeout_s, [ref])[0]

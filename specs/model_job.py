@@ -153,7 +153,7 @@ class ModelTimeouts(Timeouts):
         default=120.0, description="for all ranks of a target to find each other"
     )
     load: Annotated[float, Field(gt=0, le=86400)] = Field(
-        default=1800.0, description="for all ranks to build their kernels, and to read their shares of the weights"
+        default=1800.0, description="for all ranks to read their shares of the weights"
     )
 
 

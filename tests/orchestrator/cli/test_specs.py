@@ -11,7 +11,7 @@ def test_the_table_has_a_line_for_each_spec_and_says_what_to_type_next() -> None
     code, out, _ = farm("specs")
     assert code == ExitCode.MET
     for name in library_names():
-        (line,) = [line for line in out.splitlines() if line.split()[:2] == [name, "kernel"]]
+        (line,) = [line for line in out.splitlines() if line.split()[:2] == [name, library_spec(name).kind]]
         assert library_spec(name).description in line
     assert "farm submit NAME" in out
 

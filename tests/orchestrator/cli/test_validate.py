@@ -22,6 +22,12 @@ def bad(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_valid_spec_of_a_model_is_summed_up_with_its_overrides() -> None:
+    code, out, err = farm("validate", "model-nano", "--set", "trials=3", "--set", "modes=[mixed]")
+    assert (code, err) == (ExitCode.MET, "")
+    assert out == "model-nano is valid: deepseek-v3-nano, 2 targets x 1 mode, 3 trials of each\n"
+
+
 def test_a_valid_spec_is_summed_up() -> None:
     code, out, err = farm("validate", "seed-pr")
     assert (code, err) == (ExitCode.MET, "")
