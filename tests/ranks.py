@@ -21,7 +21,7 @@ LAST = 1
 
 
 class FaultyRank(Rank):
-    """Rank 1 has a fault, once, at the stage that the file `fault` names: `STAGE die`, `later` or `hang`."""
+    """Rank 1 has a fault, once, at the stage that the file `fault` names: `STAGE die`, `later`, `hang` or `differ`."""
 
     def __init__(self, job: ModelJob, target: str, rank: int, device: Device) -> None:
         super().__init__(job, target, rank, device)
@@ -29,7 +29,10 @@ class FaultyRank(Rank):
 
     def prepare(self) -> Any:
         self._strike("prepare")
-        return super().prepare()
+        found: Any = super().prepare()
+        if self._faulty and fault_file().exists() and fault_file().read_text() == "prepare differ":
+            return found.model_copy(update={"torch": "1.0", "driver": "555"})
+        return found
 
     def arrive(self, address: str, port: int) -> Any:
         self._strike("arrive")
@@ -52,7 +55,7 @@ class FaultyRank(Rank):
         if not self._faulty or not file.exists():
             return
         where, how = file.read_text().split()
-        if where != stage:
+        if where != stage or how == "differ":
             return
         file.unlink()
         if how == "hang":

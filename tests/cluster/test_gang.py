@@ -112,6 +112,16 @@ def test_a_gang_that_has_no_room_is_told_what_is_missing(cluster: Cluster) -> No
     assert all_is_given_back(cluster)
 
 
+def test_ranks_whose_software_differs_never_meet(cluster: Cluster, fault: Any) -> None:
+    fault("prepare differ")
+    with pytest.raises(
+        InfrastructureError, match=r"torch: .* on rank 0 \(.*\), 1\.0 on rank 1 .*\n  driver: "
+    ) as caught:
+        assembled(cluster, model_job())
+    assert not isinstance(caught.value, GangError)
+    assert all_is_given_back(cluster)
+
+
 def test_a_model_that_can_not_be_cut_so_is_the_users_to_mend(cluster: Cluster) -> None:
     job = model_job(model={"path": "/nowhere"})
     with pytest.raises(UsageError, match=r"/nowhere/config\.json can't be read"):

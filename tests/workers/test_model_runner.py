@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,13 +12,16 @@ from orchestrator.judge import judge
 from orchestrator.plan import make_plan
 from specs.errors import UsageError
 from specs.job import Device, Mode, Property
-from specs.model_job import ModelJob
+from specs.model_job import CollectiveName, ModelJob, PrefixUnit, RandomModel
 from specs.result import Judgement, Outcome
 from specs.unit import Capacity, ModelUnit
 from tests.orchestrator.builders import model_job
 from workers.drawing import FIRST_ROW
+from workers.engine import modes
 from workers.engine.prompts import own_prompts
 from workers.engine.samples import decode
+from workers.model.collectives import COLLECTIVES
+from workers.model.config import PRESETS
 from workers.model_runner import ModelRunner
 from workers.runner import Outputs
 
@@ -112,6 +115,12 @@ def test_what_was_drawn_comes_along() -> None:
     ((_, outputs),) = ran(one_rank(modes=["mixed"]), "invariant")
     assert outputs.batches is not None
     assert [len(batch["rows"]) for batch in json.loads(outputs.batches)] == [1, 2, 3]
+
+
+def test_specs_and_workers_know_the_same_names() -> None:
+    assert {*get_args(RandomModel.model_fields["preset"].annotation)} == {*PRESETS}
+    assert {*CollectiveName} == {*COLLECTIVES}
+    assert {*Mode} == {*modes.Mode} and {*PrefixUnit} == {*modes.PrefixUnit}
 
 
 def test_a_gemm_that_can_not_run_here_says_why() -> None:
