@@ -180,6 +180,10 @@ def environment_of(job: ModelJob, target: ModelTarget, capacity: Capacity) -> di
     from workers.model.collectives import PINNED_NCCL
 
     variables = {"PYTHONHASHSEED": str(job.seed)}
+    if capacity.gpus_per_worker and not job.mask_devices:
+        # NCCL has been seen to choose other paths between ranks that are masked, and symmetric memory refuses ranks
+        # that all call their device 0.
+        variables["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
     if capacity.device is Device.CUDA and target.deterministic:
         # Without it cuBLAS may pick another split of K from one call to the next, when streams share its workspace.
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

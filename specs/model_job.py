@@ -195,6 +195,9 @@ class ModelJob(JobBase):
     chunk: Annotated[int, Field(ge=1, le=1 << 20)] = Field(default=2048, description="most prompt tokens of one step")
     max_running: Annotated[int, Field(ge=1, le=65_536)] = Field(default=64, description="most sequences of one step")
     pack: Pack = Field(default=Pack.NODE, strict=False)
+    mask_devices: bool = Field(
+        default=False, description="true: a rank sees its own GPU alone; false: all of its node, as in most servers"
+    )
     timeouts: ModelTimeouts = ModelTimeouts()
 
     @field_validator("targets", "modes", "prefix_lengths")

@@ -61,7 +61,7 @@ class FaultyRank(Rank):
         if how == "hang":
             time.sleep(600)
         if how == "later":  # while the ranks are in the middle of it
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
         else:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -57,9 +58,13 @@ class Rank:
     @_told
     def prepare(self) -> Environment:
         """Build or load the kernels; what comes back is compared with the other ranks'."""
+        import torch
+
         from workers.build import build
         from workers.environment import capture
 
+        if self._on_cuda:
+            torch.cuda.set_device(self.device)
         return capture(self.device, build("cuda" if self._on_cuda else "cpu").key)
 
     @_told
@@ -119,9 +124,18 @@ class Rank:
     @property
     def device(self) -> torch.device:
         """The one that Ray gave this process."""
+        import ray
         import torch
 
-        return torch.device("cuda", 0) if self._on_cuda else torch.device("cpu")
+        if not self._on_cuda:
+            return torch.device("cpu")
+        (own,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        return torch.device("cuda", gpu_index(own, os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def gpu_index(own: str, mask: str | None) -> int:
+    """What CUDA calls the GPU with Ray's id ``own`` in a process that sees those of ``mask``, or all without one."""
+    return int(own) if mask is None else mask.split(",").index(own)
 
 
 def _tcp_store() -> Any:

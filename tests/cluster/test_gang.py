@@ -24,6 +24,7 @@ from specs.unit import Capacity
 from tests.orchestrator.builders import model_job
 from tests.orchestrator.test_execute import Silent
 from tests.ranks import FaultyRank, fault_file
+from workers.rank import gpu_index
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def all_is_given_back(cluster: Cluster) -> bool:
     [
         ("prepare die", r"rank 1 of 2 of invariant died when it was to build kernels"),
         ("arrive die", r"rank 1 of 2 of invariant died when it was to come to the rendezvous"),
-        ("arrive hang", r"rank 1 of 2 of invariant did not come to the rendezvous within 3 s"),
+        ("arrive hang", r"rank 1 of 2 of invariant did not come to the rendezvous within 5 s"),
         ("join die", r"rank 1 of 2 of invariant died when it was to join the others"),
         ("load die", r"rank 1 of 2 of invariant died when it was to load the model"),
         ("load hang", r"rank 1 of 2 of invariant did not load the model within 4 s"),
@@ -68,7 +69,7 @@ def test_a_rank_that_is_lost_before_the_first_unit_is_named_and_the_gang_torn_do
     cluster: Cluster, fault: Any, strikes: str, told: str
 ) -> None:
     fault(strikes)
-    limits = {"rendezvous": 3.0 if "hang" in strikes else 30.0, "load": 4.0 if "hang" in strikes else 60.0}
+    limits = {"rendezvous": 5.0 if "hang" in strikes else 30.0, "load": 4.0 if "hang" in strikes else 60.0}
     started = time.monotonic()
     with pytest.raises(GangError, match=told):
         assembled(cluster, model_job(timeouts=limits))
@@ -81,14 +82,14 @@ def test_a_rank_that_is_lost_before_the_first_unit_is_named_and_the_gang_torn_do
     [
         ("arrive die", r"rank 1 of 2 of streamk died when it was to come to the rendezvous"),
         ("run later", r"rank 1 died"),
-        ("run hang", r"rank 0 and rank 1 took longer than timeouts.unit \(8 s\)"),
+        ("run hang", r"rank 0 and rank 1 took longer than timeouts.unit \(12 s\)"),
     ],
 )
 def test_a_lost_rank_costs_an_attempt_and_no_samples_of_it_are_kept(
     cluster: Cluster, store: Store, folder: RunFolder, fault: Any, strikes: str, told: str
 ) -> None:
     fault(strikes)
-    record, progress = run(cluster, store, folder, model_job(timeouts={"unit": 8.0}, trials=4, max_new_tokens=16))
+    record, progress = run(cluster, store, folder, model_job(timeouts={"unit": 12.0}, trials=4, max_new_tokens=16))
     assert record.status is RunStatus.COMPLETE and record.judgement is not None
     (failure,) = store.failures(record.id)
     assert (failure.unit, failure.attempt) == (0, 1)
@@ -129,11 +130,17 @@ def test_a_model_that_can_not_be_cut_so_is_the_users_to_mend(cluster: Cluster) -
     assert all_is_given_back(cluster)
 
 
+@pytest.mark.parametrize(("own", "mask", "index"), [("3", None, 3), ("3", "3", 0), ("3", "2,3", 1)])
+def test_a_ranks_gpu_is_found_behind_any_mask(own: str, mask: str | None, index: int) -> None:
+    assert gpu_index(own, mask) == index
+
+
 def test_what_has_to_be_set_before_cuda_starts() -> None:
     job = model_job(targets=[{"name": "pinned", "collective": "nccl-pinned", "deterministic": True}])
     gpu = Capacity(device=Device.CUDA, workers=1, cpus_per_worker=1, gpus_per_worker=1)
     found = environment_of(job, job.targets[0], gpu)
     assert found["NCCL_ALGO"] == "allreduce:tree" and found["NCCL_PROTO"] == "Simple"
     assert found["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and found["PYTHONHASHSEED"] == "42"
-    plain = model_job(targets=[{"name": "plain"}])
+    assert found["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] == "1"
+    plain = model_job(mask_devices=True, targets=[{"name": "plain"}])
     assert environment_of(plain, plain.targets[0], gpu) == {"PYTHONHASHSEED": "42"}
