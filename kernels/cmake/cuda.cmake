@@ -15,7 +15,9 @@ add_library(farm_cuda SHARED
   src/cuda/launch.cu
   src/cuda/observe.cu
   src/cuda/skinny.cu
-  src/cuda/wide.cu)
+  src/cuda/streamk.cu
+  src/cuda/wide.cu
+  src/cuda/wide_segments.cu)
 
 set(FARM_CUDA_FLAGS -O3 -lineinfo)
 string(JOIN " " FARM_CUDA_FLAGS_TEXT ${FARM_CUDA_FLAGS})

@@ -9,10 +9,11 @@ import torch
 from workers.gemm.inputs import make_inputs
 from workers.gemm.native import VARIANTS, multiply
 
-for m, n, k in ((9, 136, 2048), (100, 72, 2048), (140, 1544, 1024), (1100, 1024, 2048)):
+for m, n, k in ((9, 136, 2048), (100, 72, 2048), (41, 2112, 256), (140, 1544, 1024), (700, 576, 2048), (515, 7168, 256)):
     inputs = make_inputs(m, n, k, seed=m, device="cuda")
     for variant in VARIANTS:
-        assert bool(multiply(inputs, torch.float32, variant).isfinite().all())
+        for dtype in (torch.bfloat16, torch.float32):
+            assert bool(multiply(inputs, dtype, variant).isfinite().all())
 print("ran")
 PY
 done

@@ -8,19 +8,15 @@
 namespace farm {
 namespace {
 
-// From this many tiles of 128 x 128 on, big tiles fill the device well enough to win. Bits do not depend on it.
-constexpr int kWideTiles = 64;
+// Up to how many tokens the weights are the tall operand, where K is not split and where it is; measured on an H200.
+constexpr int kSkinnyTokens = 32, kSkinnyTokensIfSplit = 512;
 
-// How many segments K is summed in: enough that one CTA a segment and tile of 64 weight rows fills the device at small
-// m, and no more, since big tiles pay for each segment, the less the longer it is. Of (n, k) alone, or results would
-// depend on the batch.
+// How many segments K is summed in: where all of n is too few tiles of 64 rows to keep many SMs busy at small m, enough
+// that a CTA for each tile and segment does. Of (n, k) alone, or results would depend on the batch.
 int segments_of(int n, int k_blocks) {
-  constexpr int kMost = 4, kFewestBlocks = 8, kCtas = 216, kLong = 32, kCtasIfLong = 264;
+  constexpr int kMost = 4, kFewestBlocks = 8, kCtas = 40;
   const int tiles = (n + 63) / 64;
-  int segments = 1;
-  for (int s = 2; s <= kMost && k_blocks / s >= kFewestBlocks; ++s)
-    if (tiles * s <= (k_blocks / s >= kLong ? kCtasIfLong : kCtas)) segments = s;
-  return segments;
+  return std::max(1, std::min({kMost, k_blocks / kFewestBlocks, kCtas / tiles}));
 }
 
 bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -54,7 +50,7 @@ int check_memory(const farm_gemm *g) {
   return FARM_OK;
 }
 
-enum class Executor { kSkinny, kWide, kStreamK };
+enum class Executor { kSkinny, kWide, kPersistent, kStreamK };
 
 struct Plan {
   Device device;
@@ -65,11 +61,8 @@ struct Plan {
   size_t workspace;
 };
 
-Executor choose(const farm_gemm *g) {
-  const bool streamk = g->variant == FARM_STREAMK || g->variant == FARM_STREAMK_ORDERED;
-  if (streamk && g->k > 3 * int64_t(g->n)) return Executor::kStreamK;
-  const int64_t wide_tiles = int64_t((g->m + 127) / 128) * ((g->n + 127) / 128);
-  return g->variant != FARM_INVARIANT || (g->m > 64 && wide_tiles >= kWideTiles) ? Executor::kWide : Executor::kSkinny;
+bool splits_tiles(const farm_gemm *g) {
+  return (g->variant == FARM_STREAMK || g->variant == FARM_STREAMK_ORDERED) && g->k > 3 * int64_t{g->n};
 }
 
 int make_plan(const farm_gemm *g, Plan *plan) {
@@ -77,11 +70,17 @@ int make_plan(const farm_gemm *g, Plan *plan) {
   if (const int status = current_device(&plan->device)) return status;
   plan->workers = g->sm_count > 0 ? std::min(g->sm_count, plan->device.sm_count) : plan->device.sm_count;
   plan->ordered = g->variant == FARM_STREAMK_ORDERED;
-  plan->executor = choose(g);
   const int k_blocks = g->k / kBlockK;
   const int segments = g->variant == FARM_INVARIANT ? segments_of(g->n, k_blocks) : 1;
   plan->problem = {g->m,       g->n, k_blocks,      segments,      g->out_dtype, g->scale_a,
                    g->scale_b, g->d, g->ld_scale_a, g->ld_scale_b, g->ldd};
+  if (splits_tiles(g)) {
+    plan->executor = Executor::kStreamK;
+  } else if (g->variant != FARM_INVARIANT) {
+    plan->executor = Executor::kPersistent;
+  } else {
+    plan->executor = g->m > (segments > 1 ? kSkinnyTokensIfSplit : kSkinnyTokens) ? Executor::kWide : Executor::kSkinny;
+  }
   plan->workspace = 0;
   if (plan->executor == Executor::kStreamK)
     plan->workspace = streamk_workspace(plan->problem, plan->ordered, plan->workers);
@@ -103,10 +102,10 @@ int run(const farm_gemm *g) {
     case Executor::kStreamK:
       return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, workspace, stream);
     case Executor::kWide: return run_wide(plan.device, operands, p, plan.workers, stream);
+    case Executor::kPersistent: return run_persistent(plan.device, operands, p, plan.workers, stream);
     default: break;
   }
-  int tokens = 8;
-  while (tokens < p.m && tokens < 128) tokens *= 2;
+  const int tokens = p.m <= 8 ? 8 : p.m <= 16 ? 16 : p.m <= 64 ? 32 : p.m <= 128 ? 64 : 128;
   return run_skinny(plan.device, operands, p, tokens, plan.workers, stream);
 }
 

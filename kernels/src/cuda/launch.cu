@@ -31,13 +31,16 @@ EncodeTiled encode_tiled() {
 
 struct CachedMap {
   Matrix matrix{};
-  int box_rows = 0;
+  Box box{};
   CUtensorMap map;
 };
 
 bool same(const Matrix &x, const Matrix &y) {
-  return x.data == y.data && x.rows == y.rows && x.columns == y.columns && x.ld == y.ld;
+  return x.data == y.data && x.rows == y.rows && x.columns == y.columns && x.ld == y.ld &&
+         x.element_bytes == y.element_bytes;
 }
+
+bool same(const Box &x, const Box &y) { return x.rows == y.rows && x.columns == y.columns; }
 
 // A block may only use more than 48 KiB of shared memory once this has been asked for.
 cudaError_t allow_shared_memory(const Device &device, const void *kernel, int bytes) {
@@ -94,27 +97,30 @@ int current_device(Device *device) {
   return FARM_OK;
 }
 
-int tensor_map(CUtensorMap *map, const Matrix &matrix, int box_rows) {
+int tensor_map(CUtensorMap *map, const Matrix &matrix, const Box &box) {
   constexpr size_t kSlots = 256;
   thread_local std::array<CachedMap, kSlots> cache;
   size_t hash = reinterpret_cast<uintptr_t>(matrix.data) >> 4;
-  hash = (hash ^ matrix.rows * size_t(40503) ^ matrix.columns * size_t(131) ^ box_rows) * 0x9E3779B97F4A7C15ull;
+  hash = (hash ^ matrix.rows * size_t(40503) ^ matrix.columns * size_t(131) ^ box.rows) * 0x9E3779B97F4A7C15ull;
   CachedMap &slot = cache[hash >> 56];
-  if (slot.box_rows != box_rows || !same(slot.matrix, matrix)) {
+  if (!same(slot.box, box) || !same(slot.matrix, matrix)) {
     if (!encode_tiled()) return fail(FARM_UNSUPPORTED, "the CUDA driver has no cuTensorMapEncodeTiled");
     const cuuint64_t sizes[2] = {cuuint64_t(matrix.columns), cuuint64_t(matrix.rows)};
-    const cuuint64_t strides[1] = {cuuint64_t(matrix.ld)};
-    const cuuint32_t box[2] = {kBlockK, cuuint32_t(box_rows)}, steps[2] = {1, 1};
-    const CUresult result =
-        encode_tiled()(&slot.map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void *>(matrix.data), sizes, strides,
-                       box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const cuuint64_t strides[1] = {cuuint64_t(matrix.ld * matrix.element_bytes)};
+    const cuuint32_t counts[2] = {cuuint32_t(box.columns), cuuint32_t(box.rows)}, steps[2] = {1, 1};
+    const int row_bytes = box.columns * matrix.element_bytes;
+    const CUresult result = encode_tiled()(
+        &slot.map, matrix.element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2,
+        const_cast<void *>(matrix.data), sizes, strides, counts, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B
+                         : row_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_32B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) {
-      slot.box_rows = 0;
+      slot.box = {};
       return fail(FARM_LAUNCH_FAILED, "cuTensorMapEncodeTiled returned " + std::to_string(result));
     }
     slot.matrix = matrix;
-    slot.box_rows = box_rows;
+    slot.box = box;
   }
   *map = slot.map;
   return FARM_OK;

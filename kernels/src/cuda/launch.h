@@ -13,11 +13,12 @@ namespace farm {
 // Remembers what went wrong for farm_last_error() and returns `status`.
 int fail(int status, const std::string &what);
 
-// A row-major byte matrix in global memory.
+// A row-major matrix in global memory.
 struct Matrix {
   const void *data;
   int rows, columns;
   int64_t ld;
+  int element_bytes = 1;
 };
 
 struct Device {
@@ -25,8 +26,12 @@ struct Device {
 };
 int current_device(Device *device);
 
-// Descriptor that copies boxes of box_rows x 128 bytes; descriptors of recent matrices are kept.
-int tensor_map(CUtensorMap *map, const Matrix &matrix, int box_rows);
+struct Box {
+  int rows, columns;
+};
+// Descriptor that copies boxes whose rows are 32, 64 or 128 bytes and swizzled over as many; those of recent matrices
+// are kept.
+int tensor_map(CUtensorMap *map, const Matrix &matrix, const Box &box);
 
 struct Launch {
   dim3 grid;
@@ -48,8 +53,16 @@ struct Operands {
 int run_skinny(const Device &device, const Operands &operands, const Problem &p, int tokens, int sm_count,
                cudaStream_t stream);
 
-// Tiles of 128 x 128, one CTA an SM.
+// Tokens as the tensor core's tall operand, by tiles of the size that should take the least time.
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
+
+// Likewise by tiles of 128 x 128, always.
+int run_persistent(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
+
+// Of run_wide, tiles of 64 kGroups tokens by kTileN rows of weights that sum K in p.segments segments.
+template <int kGroups, int kTileN>
+int run_wide_segments(const Device &device, const Operands &operands, const Problem &p, int sm_count,
+                      cudaStream_t stream);
 
 // Scratch memory of the caller's, as large as the function below says.
 struct Memory {

@@ -29,7 +29,7 @@ template <int kTokens>
 int run(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
   using Shape = SkinnyShape<kTokens>;
   CUtensorMap map_weights, map_tokens;
-  if (const int status = tensor_map(&map_weights, operands.b, Shape::kRows)) return status;
+  if (const int status = tensor_map(&map_weights, operands.b, {Shape::kRows, kBlockK})) return status;
   const int tiles = (p.n + Shape::kRows - 1) / Shape::kRows, columns = (p.m + kTokens - 1) / kTokens;
   int stages = ring_stages<Shape>(device, p, tiles * p.segments * columns);
   // Where the caller limits the SMs, as many launches as it takes for none to have more CTAs than that.
@@ -44,7 +44,7 @@ int run(const Device &device, const Operands &operands, const Problem &p, int sm
     part.d = static_cast<char *>(p.d) + token * p.ldd * (p.out_dtype == FARM_FP32 ? 4 : 2);
     const Matrix &a = operands.a;
     const Matrix rows{static_cast<const char *>(a.data) + token * a.ld, part.m, a.columns, a.ld};
-    if (const int status = tensor_map(&map_tokens, rows, kTokens)) return status;
+    if (const int status = tensor_map(&map_tokens, rows, {kTokens, kBlockK})) return status;
     for (int tile = 0; tile < tiles; tile += tiles_at_once) {
       const dim3 grid(std::min(tiles_at_once, tiles - tile) * p.segments, (part.m + kTokens - 1) / kTokens);
       const Launch config{grid, Shape::kThreads, p.segments, Shape::smem_bytes(stages), stream, true};

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "problem.cuh"
+#include "wgmma.cuh"
 
 namespace farm {
 
@@ -20,7 +21,7 @@ struct SkinnyShape {
   static constexpr int kGroupTokens = kTokens / kWarpgroups;
   static constexpr int kBatch = kTokens <= 16 ? 4 : kTokens <= 32 ? 2 : 1;  // blocks of K that are multiplied at once
   static constexpr int kConsumers = kWarpgroups * 128;
-  static constexpr int kThreads = kConsumers + 64;
+  static constexpr int kThreads = kConsumers + 96;
   static constexpr int kWeightBytes = kRows * kBlockK;
   static constexpr int kTokenBytes = kTokens * kBlockK;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
@@ -44,34 +45,37 @@ struct SkinnyPart {
   int first_row, first_token, k_begin, blocks;
 };
 
-// One thread loads weights and tokens.
+// One thread loads weights, several blocks at a time, so that DRAM reads longer stretches of each row.
 template <typename Shape>
-__device__ __forceinline__ void skinny_load_operands(const CUtensorMap *map_weights, const CUtensorMap *map_tokens,
-                                                     const SkinnyLayout &at, int stages, const SkinnyPart &part) {
-  auto load_weights = [&](int stage, int i) {
-    barrier_expect(at.full + stage * 8, Shape::kStageBytes);
-    tma_load(at.weights + stage * Shape::kWeightBytes, map_weights, at.full + stage * 8, (part.k_begin + i) * kBlockK,
-             part.first_row, kEvictFirst);
-  };
-  int requested = min(part.blocks, stages);
-  for (int i = 0; i < requested; ++i) load_weights(i, i);
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  // Weights are asked for several blocks at a time, so that DRAM reads longer stretches of each row.
+__device__ __forceinline__ void skinny_load_weights(const CUtensorMap *map, const SkinnyLayout &at, int stages,
+                                                    const SkinnyPart &part) {
   const int batch = stages >= 24 ? 8 : stages >= 8 ? 2 : 1;
   RingPosition ring;
-  for (int i = 0; i < part.blocks; ++i, ring.advance(stages)) {
-    if (i == requested) {
-      requested = min(requested + batch, part.blocks);
-      RingPosition next = ring;
-      for (int j = i; j < requested; ++j, next.advance(stages)) {
-        barrier_wait(at.empty + next.stage * 8, next.phase ^ 1);
-        load_weights(next.stage, j);
-      }
+  for (int i = 0; i < part.blocks;) {
+    const int end = min(i < stages ? stages : i + batch, part.blocks);
+    for (; i < end; ++i, ring.advance(stages)) {
+      const uint32_t full = at.full + ring.stage * 8;
+      barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+      barrier_expect(full, Shape::kWeightBytes);
+      tma_load(at.weights + ring.stage * Shape::kWeightBytes, map, full, (part.k_begin + i) * kBlockK, part.first_row,
+               kEvictFirst);
     }
-    const uint32_t full = at.full + ring.stage * 8, dst = at.tokens + ring.stage * Shape::kTokenBytes;
-    const int k = (part.k_begin + i) * kBlockK;
-    tma_load(dst, map_tokens, full, k, part.first_token, kEvictLast);
+  }
+}
+
+// Another loads tokens, as soon as the kernel before has written them.
+template <typename Shape>
+__device__ __forceinline__ void skinny_load_tokens(const CUtensorMap *map, const SkinnyLayout &at, int stages,
+                                                   const SkinnyPart &part) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  RingPosition ring;
+  for (int i = 0; i < part.blocks; ++i, ring.advance(stages)) {
+    const uint32_t full = at.full + ring.stage * 8;
+    barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+    barrier_expect(full, Shape::kTokenBytes);
+    tma_load(at.tokens + ring.stage * Shape::kTokenBytes, map, full, (part.k_begin + i) * kBlockK, part.first_token,
+             kEvictLast);
   }
 }
 
@@ -103,7 +107,7 @@ __device__ __forceinline__ void skinny_load_scales(const Problem &p, const Skinn
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       if (i + u >= part.blocks) return;
-      if (i + u >= stages) barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
+      barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
       const uint32_t to = at.scales + ring.stage * Shape::kScaleFloats * 4;
 #pragma unroll
       for (int r = 0; r < kLoads; ++r)
@@ -136,9 +140,8 @@ class SkinnyConsumer {
         finish(partial);
       }
     } else {
-      alternate<kBatch, kTokens / 2>(
-          1, [blocks](int) { return (blocks + kBatch - 1) / kBatch; }, [this](Batch &d) { start(d); },
-          [this](Batch &d) { finish(d); }, [](int) {});
+      alternate<kBatch, kTokens / 2>((blocks + kBatch - 1) / kBatch, [this](Batch &d) { start(d); },
+                                     [this](Batch &d) { finish(d); });
     }
   }
 
@@ -270,7 +273,7 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
     prefetch_map(&map_weights);
     prefetch_map(&map_tokens);
     for (int s = 0; s < stages; ++s) {
-      barrier_init(at.full + s * 8, 2);
+      barrier_init(at.full + s * 8, 3);
       barrier_init(at.empty + s * 8, Shape::kConsumers / 32);
     }
     barrier_init_fence();
@@ -278,8 +281,10 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
   __syncthreads();
 
   if (threadIdx.x == Shape::kConsumers) {
-    skinny_load_operands<Shape>(&map_weights, &map_tokens, at, stages, part);
-  } else if (threadIdx.x >= Shape::kConsumers + 32) {
+    skinny_load_weights<Shape>(&map_weights, at, stages, part);
+  } else if (threadIdx.x == Shape::kConsumers + 32) {
+    skinny_load_tokens<Shape>(&map_tokens, at, stages, part);
+  } else if (threadIdx.x >= Shape::kConsumers + 64) {
     skinny_load_scales<Shape>(p, at, stages, part);
   } else if (threadIdx.x < Shape::kConsumers) {
     SkinnyConsumer<Shape> consumer(at, stages);

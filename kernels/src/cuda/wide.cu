@@ -1,79 +1,61 @@
-#include "wide.cuh"
+// Tiles that walk K from end to end, and which of all tiles serves a problem best.
+#include <cstdint>
+#include <limits>
 
-#include <algorithm>
-
-#include "launch.h"
+#include "wide_run.cuh"
 
 namespace farm {
 namespace {
 
-template <typename Shape>
-int run(const Device &device, const Operands &operands, const Problem &p, const Workspace &space, int sm_count,
-        bool after_kernel, cudaStream_t stream) {
-  CUtensorMap map_a, map_b;
-  if (const int status = tensor_map(&map_a, operands.a, kTileM / Shape::kClusterN)) return status;
-  if (const int status = tensor_map(&map_b, operands.b, kTileN / Shape::kClusterM)) return status;
-  constexpr int kSize = Shape::kClusterM * Shape::kClusterN;
-  Launch config{dim3(1), kWideThreads, kSize, Shape::kSmemBytes, stream, after_kernel};
-  const auto kernel = reinterpret_cast<const void *>(&wide_kernel<Shape>);
-  int clusters = sm_count;  // stream-K: the workspace is laid out for just so many workers
-  if constexpr (Shape::kWork != Work::kStreamK) {
-    if (const int status = resident_clusters(device, kernel, config, sm_count, &clusters)) return status;
-    clusters = std::min(clusters, Schedule<Shape>::ceil_div(p.m, kTileM * Shape::kClusterM) *
-                                      Schedule<Shape>::ceil_div(p.n, kTileN * Shape::kClusterN));
+// ns: what a tile takes with all SMs at work, for each block of K and once, measured on an H200.
+struct Tile {
+  int rows, columns;
+  float block_ns, once_ns;
+  decltype(&run_wide_segments<1, 64>) whole, segments;
+};
+
+template <int kGroups, int kWaves, int kTileN, int kCluster = 1>
+int run_whole(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
+  using Shape = WideShape<Work::kWhole, kGroups, kWaves, kTileN, kCluster>;
+  return run_tiles<Shape>(device, operands, p, {}, sm_count, true, stream);
+}
+
+constexpr Tile kTiles[] = {
+    {64, 16, 140, 1000, &run_whole<1, 1, 16>, nullptr},
+    {64, 32, 155, 1000, &run_whole<1, 1, 32>, nullptr},
+    {64, 48, 175, 1000, &run_whole<1, 1, 48>, &run_wide_segments<1, 48>},
+    {64, 64, 185, 1000, &run_whole<1, 1, 64>, nullptr},
+    {64, 96, 200, 1000, &run_whole<1, 1, 96>, &run_wide_segments<1, 96>},
+    {128, 64, 250, 1000, &run_whole<2, 1, 64>, &run_wide_segments<2, 64>},
+    {128, 96, 330, 1100, &run_whole<2, 1, 96>, &run_wide_segments<2, 96>},
+    {128, 128, 400, 1200, &run_whole<2, 1, 128>, &run_wide_segments<2, 128>},
+    {128, 144, 440, 1300, &run_whole<2, 1, 144>, &run_wide_segments<2, 144>},
+    {128, 192, 570, 1650, &run_whole<2, 1, 192>, nullptr},
+    {256, 128, 800, 1600, &run_whole<2, 2, 128, 2>, nullptr},
+};
+
+const Tile &fastest_tile(const Problem &p, int workers) {
+  const Tile *best = nullptr;
+  float best_ns = std::numeric_limits<float>::max();
+  for (const Tile &tile : kTiles) {
+    if (p.segments > 1 && !tile.segments) continue;
+    const int64_t tiles = int64_t{ceil_div(p.m, tile.rows)} * ceil_div(p.n, tile.columns);
+    const float ns = (tiles + workers - 1) / workers * (p.k_blocks * tile.block_ns + tile.once_ns);
+    if (ns < best_ns) best = &tile, best_ns = ns;
   }
-  config.grid = dim3(clusters * kSize);
-  void *args[] = {&map_a, &map_b, const_cast<Problem *>(&p), const_cast<Workspace *>(&space)};
-  return launch(device, kernel, config, args);
-}
-
-Workspace split(const Problem &p, int workers) {
-  const int tiles = (p.m + kTileM - 1) / kTileM * ((p.n + kTileN - 1) / kTileN);
-  const int waves = tiles / workers, rest = tiles % workers;
-  // A remainder is split together with the last full wave, so that no worker ends up with a sliver.
-  const int whole = rest == 0 ? tiles : std::max(0, waves - 1) * workers;
-  return {nullptr, whole, tiles - whole, false, nullptr};
-}
-
-size_t partials_bytes(const Workspace &s, bool ordered, int workers) {
-  if (s.split_tiles == 0) return 0;
-  return (ordered ? size_t(workers) * 2 : size_t(s.split_tiles)) * kPartialFloats * sizeof(float);
-}
-
-// No more workers than K blocks: one with nothing to do would be waited for.
-int useful_workers(const Problem &p, int workers) {
-  const int64_t tiles = int64_t((p.m + kTileM - 1) / kTileM) * ((p.n + kTileN - 1) / kTileN);
-  return static_cast<int>(std::min<int64_t>(workers, tiles * p.k_blocks));
+  return *best;
 }
 
 }  // namespace
 
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
-  if (p.segments > 1) return run<WideShape<2, 1, Work::kSegments>>(device, operands, p, {}, sm_count, true, stream);
-  return run<WideShape<2, 1, Work::kWhole>>(device, operands, p, {}, sm_count, true, stream);
+  const Tile &tile = fastest_tile(p, sm_count);
+  return (p.segments > 1 ? tile.segments : tile.whole)(device, operands, p, sm_count, stream);
 }
 
-size_t streamk_workspace(const Problem &p, bool ordered, int workers) {
-  workers = useful_workers(p, workers);
-  const Workspace s = split(p, workers);
-  return partials_bytes(s, ordered, workers) + s.split_tiles * sizeof(int);
-}
-
-int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
-                const Memory &workspace, cudaStream_t stream) {
-  workers = useful_workers(p, workers);
-  Workspace s = split(p, workers);
-  const size_t partials = partials_bytes(s, ordered, workers), arrivals = s.split_tiles * sizeof(int);
-  s.ordered = ordered;
-  s.sums = static_cast<float *>(workspace.data);
-  s.arrivals = reinterpret_cast<int *>(static_cast<char *>(workspace.data) + partials);
-  if (s.split_tiles > 0) {
-    // Unordered sums start from zero; ordered ones are stored, so only the counters need clearing.
-    const cudaError_t error = ordered ? cudaMemsetAsync(s.arrivals, 0, arrivals, stream)
-                                      : cudaMemsetAsync(s.sums, 0, partials + arrivals, stream);
-    if (error != cudaSuccess) return fail(FARM_LAUNCH_FAILED, cudaGetErrorString(error));
-  }
-  return run<WideShape<1, 1, Work::kStreamK>>(device, operands, p, s, workers, false, stream);
+int run_persistent(const Device &device, const Operands &operands, const Problem &p, int sm_count,
+                   cudaStream_t stream) {
+  return run_whole<2, 1, 128>(device, operands, p, sm_count, stream);
 }
 
 }  // namespace farm
