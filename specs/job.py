@@ -30,14 +30,20 @@ class Property(StrEnum):
 
 
 class Mode(StrEnum):
-    """How a trial sends its requests to a model."""
+    """How a trial, which has a batch of b rows, sends its requests to a model."""
 
     SINGLE = "single"
+    """Prompt 1, b times."""
     MIXED = "mixed"
+    """Prompt 1, prompt 2 and, beyond 10 rows, the long prompt."""
     PREFIX = "prefix"
+    """Beginnings of the long prompt, after a flush."""
     RADIX_CACHE = "radix_cache"
+    """The same ids with the prefix cache warm, and after a flush."""
     P_VS_D = "p_vs_d"
+    """Logprobs of tokens as they were decoded, and of the same tokens as a prompt."""
     NEIGHBOUR = "neighbour"
+    """One prompt, while what runs beside it varies in number, length and phase. The farm's own."""
 
 
 class Stress(StrEnum):

@@ -15,8 +15,7 @@ from typing import Any
 from specs.errors import UsageError
 from specs.job import Mode
 from specs.model_job import ModelJob
-from workers.engine import modes
-from workers.engine.modes import ModeOptions, PrefixUnit, Sample, Trial, draw
+from workers.engine.modes import ModeOptions, Sample, Trial, draw
 from workers.engine.prompts import Prompts, own_prompts
 from workers.engine.tokenizer import ByteTokenizer, Tokenizer
 
@@ -40,10 +39,10 @@ def drawn(
         temperature=job.temperature,
         sampling_seed=job.sampling_seed,
         prefix_lengths=tuple(job.prefix_lengths),
-        prefix_unit=PrefixUnit(job.prefix_unit),
+        prefix_unit=job.prefix_unit,
         long_prompt_tokens=cut,
     )
-    return draw(modes.Mode(mode), job.trials, job.seed, prompts, tokenizer, options)
+    return draw(mode, job.trials, job.seed, prompts, tokenizer, options)
 
 
 def prompt_names(job: ModelJob, mode: Mode) -> list[dict[str, None]]:

@@ -12,12 +12,11 @@ from orchestrator.judge import judge
 from orchestrator.plan import make_plan
 from specs.errors import UsageError
 from specs.job import Device, Mode, Property
-from specs.model_job import CollectiveName, ModelJob, PrefixUnit, RandomModel
+from specs.model_job import CollectiveName, ModelJob, RandomModel
 from specs.result import Judgement, Outcome
 from specs.unit import Capacity, ModelUnit
 from tests.orchestrator.builders import model_job
 from workers.drawing import FIRST_ROW
-from workers.engine import modes
 from workers.engine.prompts import own_prompts
 from workers.engine.samples import decode
 from workers.model.collectives import COLLECTIVES
@@ -120,7 +119,6 @@ def test_what_was_drawn_comes_along() -> None:
 def test_specs_and_workers_know_the_same_names() -> None:
     assert {*get_args(RandomModel.model_fields["preset"].annotation)} == {*PRESETS}
     assert {*CollectiveName} == {*COLLECTIVES}
-    assert {*Mode} == {*modes.Mode} and {*PrefixUnit} == {*modes.PrefixUnit}
 
 
 def test_a_gemm_that_can_not_run_here_says_why() -> None:

@@ -10,35 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
 from specs.errors import UsageError
+from specs.job import Mode
+from specs.model_job import PrefixUnit
 from workers.engine.prompts import Prompts
 from workers.engine.request import Completion, Request
 from workers.engine.samples import encode
 from workers.engine.tokenizer import Tokenizer
-
-
-class Mode(StrEnum):
-    SINGLE = "single"
-    """Prompt 1, b times in one batch."""
-    MIXED = "mixed"
-    """Prompt 1, prompt 2 and, beyond 10 rows, the long prompt."""
-    PREFIX = "prefix"
-    """Beginnings of the long prompt, after a flush."""
-    RADIX_CACHE = "radix_cache"
-    """The same ids with the prefix cache warm, and after a flush."""
-    P_VS_D = "p_vs_d"
-    """Logprobs of tokens as they were decoded, and of the same tokens as a prompt."""
-    NEIGHBOUR = "neighbour"
-    """One prompt, while what runs beside it varies in number, length and phase. The farm's own."""
-
-
-class PrefixUnit(StrEnum):
-    CHARS = "chars"
-    TOKENS = "tokens"
 
 
 @dataclass(frozen=True)

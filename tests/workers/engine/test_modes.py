@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specs.errors import UsageError
+from specs.job import Mode
+from specs.model_job import PrefixUnit
 from tests.workers.engine.building import engine
 from workers.engine.modes import (
     FIXED_PROMPT_TOKENS,
-    Mode,
     ModeOptions,
-    PrefixUnit,
     Sample,
     Trial,
     draw,
