@@ -23,34 +23,49 @@ def model() -> DeepseekV3:
     return build(DETERMINISTIC, ranks=GPU)
 
 
-@pytest.fixture(scope="module", params=[0.0, 1.3], ids=["greedy", "drawn"])
-def fixed(request: pytest.FixtureRequest) -> Request:
-    return asked_for("fixed", 300, logprobs_from=250, temperature=request.param)
+# Of two prompts, so that neither finds the other in the prefix cache.
+GREEDY = asked_for("greedy", 300, logprobs_from=250)
+DRAWN = asked_for("drawn", 270, seed=50, logprobs_from=250, temperature=1.3)
 
 
 @pytest.fixture(scope="module")
-def alone(model: DeepseekV3, fixed: Request) -> tuple[bytes, bytes]:
-    return bits(Engine(model, OPTIONS).generate([fixed])[0])
+def alone(model: DeepseekV3) -> dict[str, tuple[bytes, bytes]]:
+    """Each of the two by itself."""
+    return {fixed.label: bits(Engine(model, OPTIONS).generate([fixed])[0]) for fixed in (GREEDY, DRAWN)}
 
 
-@pytest.mark.parametrize("chunk", [16, 100, 512])
-@pytest.mark.parametrize("prefix_cache", [True, False])
-@pytest.mark.parametrize("neighbours", [0, 6, 40])
+# Every pair of two of the three.
+@pytest.mark.parametrize(
+    "chunk, neighbours, prefix_cache",
+    [
+        (16, 0, True),
+        (16, 6, False),
+        (16, 40, True),
+        (100, 0, False),
+        (100, 6, True),
+        (100, 40, False),
+        (512, 0, True),
+        (512, 6, False),
+        (512, 40, True),
+    ],
+)
 def test_neighbours_chunks_and_the_cache_change_no_bit(
-    model: DeepseekV3, fixed: Request, alone: tuple[bytes, bytes], chunk: int, prefix_cache: bool, neighbours: int
+    model: DeepseekV3, alone: dict[str, tuple[bytes, bytes]], chunk: int, neighbours: int, prefix_cache: bool
 ) -> None:
     runner = Engine(model, replace(OPTIONS, chunk=chunk, prefix_cache=prefix_cache, pages=2048))
-    others = [asked_for(f"other {i}", 7 + 17 * i, seed=i, arrives_at_step=i % 5) for i in range(neighbours)]
+    others = [asked_for(f"other {i}", 7 + 7 * i, seed=i, arrives_at_step=i % 5) for i in range(neighbours)]
+    half = neighbours // 2
     for _ in range(2):
-        found = runner.generate([*others[: neighbours // 2], fixed, *others[neighbours // 2 :]])
-        assert bits(found[neighbours // 2]) == alone
+        found = runner.generate([GREEDY, *others[:half], DRAWN, *others[half:]])
+        assert {"greedy": bits(found[0]), "drawn": bits(found[half + 1])} == alone
 
 
-def test_preemption_changes_no_bit(model: DeepseekV3, fixed: Request, alone: tuple[bytes, bytes]) -> None:
-    older = asked_for("older", 100, seed=3, max_new_tokens=60)
+@pytest.mark.parametrize("fixed", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_preemption_changes_no_bit(model: DeepseekV3, fixed: Request, alone: dict[str, tuple[bytes, bytes]]) -> None:
+    older = asked_for("older", 400 - len(fixed.tokens), seed=3, max_new_tokens=60)
     found = Engine(model, replace(OPTIONS, pages=26)).generate([older, fixed])
     assert found[1].preemptions == 1
-    assert bits(found[1]) == alone
+    assert bits(found[1]) == alone[fixed.label]
 
 
 def test_decoding_and_prefilling_a_token_give_the_same_bits(model: DeepseekV3) -> None:

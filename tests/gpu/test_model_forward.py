@@ -13,13 +13,17 @@ from workers.gemm.targets import find_target
 from workers.model.cache import LatentCache
 from workers.model.config import PRESETS, ModelConfig
 from workers.model.numerics import Numerics
+from workers.model.recorder import NullRecorder
 from workers.model.sharding import Ranks
 
 CUDA = torch.device("cuda")
 HERE = Ranks(0, 1, CUDA)
 # R1's widths, with as few experts as still make groups.
 WIDE = replace(PRESETS["deepseek-v3-layer"], num_hidden_layers=2, n_routed_experts=16, vocab_size=2048)
+# Its layer of experts alone: peers that compile for every weight have five to compile.
+FEW = replace(WIDE, num_hidden_layers=1, first_k_dense_replace=0)
 LONG = prompt(700, seed=1)
+Inputs = tuple[torch.Tensor, ...]
 
 
 def serve(numerics: Numerics, config: ModelConfig = NANO) -> Server:
@@ -35,14 +39,58 @@ def test_float32_logits_are_those_of_the_cpu(deterministic: bool) -> None:
     assert torch.allclose(got.cpu(), wanted, rtol=1e-3, atol=1e-3)
 
 
+class Kept(NullRecorder):
+    """Copies of what every operation gave."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, torch.Tensor] = {}
+
+    def op(self, name: str, kind: str, implementation: str, inputs: Inputs, output: torch.Tensor, **_: object) -> None:
+        self.outputs[name] = output.clone()
+
+
+class Led(NullRecorder):
+    """Notes how far every operation is from what was kept, and puts that in its place: the next starts from equals."""
+
+    def __init__(self, kept: dict[str, torch.Tensor]) -> None:
+        self._kept = kept
+        self.errors: dict[str, tuple[str, float]] = {}
+
+    def op(self, name: str, kind: str, implementation: str, inputs: Inputs, output: torch.Tensor, **_: object) -> None:
+        wanted = self._kept.get(name)
+        if wanted is None:
+            return
+        error = (output.cpu().double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30)
+        self.errors[name] = (kind, float(error))
+        output.copy_(wanted)
+
+
+# The tensor cores' accumulator of FP8 keeps 13 bits or so. What experts give has their own quantisation in it.
+LARGEST_ERRORS = {"fp8_gemm": 5e-4, "quantise": 0.0} | dict.fromkeys(("concatenate", "weighted_sum", "residual"), 2e-2)
+
+
+@pytest.mark.parametrize("gemm", ["invariant", "streamk"])
+def test_every_operation_is_that_of_the_cpu(gemm: str) -> None:
+    numerics = Numerics(gemm, torch.float32, deterministic=True)
+    kept = Kept()
+    Server(build(numerics, recorder=kept), torch.float32).run({"a": LONG[:100]}, all_rows=True)
+    led = Led(kept.outputs)
+    Server(build(numerics, ranks=HERE, recorder=led), torch.float32, device=CUDA).run({"a": LONG[:100]}, all_rows=True)
+    # Experts are one operation there and many here.
+    assert led.errors.keys() == {name for name in kept.outputs if ".mlp.experts." not in name}
+    wrong = {name: error for name, (kind, error) in led.errors.items() if not error <= LARGEST_ERRORS.get(kind, 1e-5)}
+    assert not wrong
+
+
 @pytest.mark.parametrize("gemm", ["invariant", "streamk"])
 def test_fp8_logits_are_near_those_of_the_cpu(gemm: str) -> None:
     numerics = Numerics(gemm, torch.float32, deterministic=True)
     wanted = Server(build(numerics), torch.float32).run({"a": LONG[:100]}, all_rows=True)
     got = serve(numerics).run({"a": LONG[:100]}, all_rows=True).cpu()
     rows = (got - wanted).norm(dim=1) / wanted.norm(dim=1)
-    # The accumulators differ, and some activations tip over to the next code.
-    assert rows.median() < 0.1 and rows.min() < 1e-2
+    # Each quantisation turns a small difference into some codes that tip over: noise of 1e-4 in every product, added on
+    # the CPU, makes the same 5 % at the median and 7 % at most.
+    assert rows.median() < 0.1 and rows.max() < 0.2
 
 
 @pytest.mark.parametrize("config", [NANO, WIDE], ids=["nano", "wide"])
@@ -68,18 +116,24 @@ def test_a_decoded_row_does_not_depend_on_its_batch(config: ModelConfig) -> None
             assert torch.equal(got[place], wanted), (batch, place)
 
 
+@pytest.fixture(scope="module")
+def ours() -> torch.Tensor:
+    return serve(Numerics("invariant", torch.bfloat16, deterministic=True), FEW).run({"a": LONG[:40]})
+
+
 @pytest.mark.parametrize("gemm", ["sgl-kernel", "deep-gemm", "torch-scaled-mm", "triton"])
-def test_peers_run_the_same_model(gemm: str) -> None:
+def test_peers_run_the_same_model(gemm: str, ours: torch.Tensor) -> None:
     refusal = find_target(gemm).unsupported(1, 2176, 7168, torch.bfloat16, CUDA)
     if refusal is not None:
         pytest.skip(refusal)
-    ours = serve(Numerics("invariant", torch.bfloat16, deterministic=True), WIDE).run({"a": LONG[:40]})
-    theirs = serve(Numerics(gemm, torch.bfloat16, deterministic=False), WIDE).run({"a": LONG[:40]})
+    theirs = serve(Numerics(gemm, torch.bfloat16, deterministic=False), FEW).run({"a": LONG[:40]})
     assert (ours - theirs).norm() < 0.2 * ours.norm()
 
 
-def test_a_decode_step_can_be_captured() -> None:
-    server = serve(Numerics("invariant", torch.bfloat16, deterministic=True))
+@pytest.mark.parametrize("deterministic", [True, False])
+@torch.inference_mode()  # as the logits are made in it, they can be written to in it alone
+def test_a_decode_step_can_be_captured(deterministic: bool) -> None:
+    server = serve(Numerics("invariant", torch.bfloat16, deterministic))
     work = {label: LONG[:20] for label in "abc"}
     server.run(work)
     step = server.step({label: [9] for label in work})

@@ -30,7 +30,7 @@ def triton() -> Ops:
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).to(CUDA)
+    return torch.randn(*shape, generator=torch.Generator("cuda").manual_seed(seed), device=CUDA).to(dtype)
 
 
 def assert_rows_are_their_own(function: Callable[[torch.Tensor], torch.Tensor], pool: torch.Tensor) -> None:

@@ -33,7 +33,7 @@ def make_inputs(m: int, n: int, k: int, *, seed: int, device: torch.device | str
 def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, k) to e4m3 of the same shape and float32 scales (rows, k/128): amax of each row's 128-block / 448."""
     blocks = x.float().view(x.shape[0], -1, BLOCK)
-    scales = (blocks.abs().amax(dim=2) / FP8_MAX).clamp_min(_LEAST_SCALE)
+    scales = _scales(blocks.abs().amax(dim=2))
     return _to_fp8(blocks / scales[:, :, None]).flatten(1), scales
 
 
@@ -42,9 +42,14 @@ def quantise_blocks(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.shape[0]
     padded = torch.nn.functional.pad(x.float(), (0, 0, 0, -n % BLOCK))
     blocks = padded.view(-1, BLOCK, x.shape[1] // BLOCK, BLOCK)
-    scales = (blocks.abs().amax(dim=(1, 3)) / FP8_MAX).clamp_min(_LEAST_SCALE)
+    scales = _scales(blocks.abs().amax(dim=(1, 3)))
     quantised = _to_fp8(blocks / scales[:, None, :, None])
     return quantised.view(-1, x.shape[1])[:n].contiguous(), scales
+
+
+def _scales(greatest: torch.Tensor) -> torch.Tensor:
+    # By a tensor, since a GPU multiplies by the reciprocal of a number, which rounds otherwise than the CPU's division.
+    return (greatest / greatest.new_full((), FP8_MAX)).clamp_min(_LEAST_SCALE)
 
 
 def _to_fp8(x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -57,10 +58,19 @@ class TorchOps:
 
     def plan_attention(self, step: Step, cache: LatentCache) -> list[_Group]:
         """All sequences with one new token make one group, each of the others one of its own."""
-        counts = [stop - start for start, stop in zip(step.starts, step.starts[1:], strict=False)]
-        groups = [self._group(step, cache, [i]) for i, count in enumerate(counts) if count > 1]
+        counts = [stop - start for start, stop in pairwise(step.starts)]
+        if max(counts) == 1:  # nothing comes from the host, so that a graph can be captured
+            return [_group(step, cache, slice(0, len(counts)), slice(0, len(counts)), max(step.lengths))]
+        groups = [
+            _group(step, cache, slice(i, i + 1), slice(step.starts[i], step.starts[i + 1]), step.lengths[i])
+            for i, count in enumerate(counts)
+            if count > 1
+        ]
         single = [i for i, count in enumerate(counts) if count == 1]
-        return [*groups, self._group(step, cache, single)] if single else groups
+        if not single:
+            return groups
+        rows = torch.tensor([step.starts[i] for i in single], device=step.tokens.device)
+        return [*groups, _group(step, cache, single, rows, max(step.lengths[i] for i in single))]
 
     def attention(
         self, q: torch.Tensor, latents: torch.Tensor, plan: list[_Group], shape: AttentionShape
@@ -75,13 +85,11 @@ class TorchOps:
             out[group.rows] = values.flatten(0, 1)
         return out
 
-    def _group(self, step: Step, cache: LatentCache, sequences: list[int]) -> _Group:
-        longest = max(step.lengths[i] for i in sequences)
-        slots = slots_of(step.page_tables[sequences], cache.page_size, 0, longest)
-        if len(sequences) == 1:
-            rows: slice | torch.Tensor = slice(step.starts[sequences[0]], step.starts[sequences[0] + 1])
-        else:
-            rows = torch.tensor([step.starts[i] for i in sequences], device=step.tokens.device)
-        positions = step.positions[rows].view(len(sequences), -1, 1, 1)
-        hidden = torch.arange(longest, device=positions.device) > positions
-        return _Group(rows, len(sequences), slots, hidden)
+
+def _group(
+    step: Step, cache: LatentCache, sequences: slice | list[int], rows: slice | torch.Tensor, longest: int
+) -> _Group:
+    tables = step.page_tables[sequences]
+    positions = step.positions[rows].view(len(tables), -1, 1, 1)
+    hidden = torch.arange(longest, device=positions.device) > positions
+    return _Group(rows, len(tables), slots_of(tables, cache.page_size, 0, longest), hidden)

@@ -102,7 +102,11 @@ def _attend(
     )
 
 
-@triton.jit
+# Not compiled anew for a number that is 1 or a multiple of 16, as those of a step may or may not be.
+@triton.jit(
+    do_not_specialize=["first", "end", "heads", "splits", "stride_pages"],
+    do_not_specialize_on_alignment=["positions", "page_tables", "sequences"],
+)
 def _one_split(
     q: tl.tensor,
     latents: tl.tensor,
@@ -172,7 +176,7 @@ def _one_split(
         tl.store(summary + to * 2 + 1, total, mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "heads", "splits"], do_not_specialize_on_alignment=["positions"])
 def _combine(
     found: tl.tensor,
     summary: tl.tensor,

@@ -82,7 +82,7 @@ def grouped_product(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["experts", "stride_scales_block", "stride_scales_expert", "stride_scales_n"])
 def _grouped_tile(
     codes: tl.tensor,
     scales: tl.tensor,

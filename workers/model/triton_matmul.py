@@ -53,7 +53,7 @@ def _products(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> 
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])  # one program for every number of rows
 def _tile_product(
     x: tl.tensor,
     weight: tl.tensor,

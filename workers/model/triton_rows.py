@@ -97,7 +97,7 @@ def _rms_norm(
     tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "stride_scales"])  # one program for every number of rows
 def _quantise(
     x: tl.tensor,
     codes: tl.tensor,
