@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ import pytest
 from orchestrator.cluster import Cluster, connect
 from orchestrator.run_folder import RunFolder
 from orchestrator.store import Store
+
+with suppress(ModuleNotFoundError):  # tests/gpu needs no Hypothesis
+    from hypothesis import settings
+
+    # How long an example takes says nothing on a machine that does other work beside.
+    settings.register_profile("farm", deadline=None)
+    settings.load_profile("farm")
 
 
 @pytest.fixture(scope="session", autouse=True)

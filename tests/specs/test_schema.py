@@ -50,13 +50,13 @@ def test_it_accepts_the_library(name: str) -> None:
 
 
 @given(job_values())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_it_accepts_every_valid_spec(values: dict[str, Any]) -> None:
     assert accepts(json.loads(json.dumps(values)))
 
 
 @given(model_job_values())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_it_accepts_every_valid_spec_of_a_model(values: dict[str, Any]) -> None:
     assert accepts(json.loads(json.dumps(values)))
 
