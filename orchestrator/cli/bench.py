@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,10 +16,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+class BenchModel(StrEnum):
+    """The presets of random models."""
+
+    NANO = "deepseek-v3-nano"
+    MINI = "deepseek-v3-mini"
+    LAYER = "deepseek-v3-layer"
+
+
 def bench(
     device: Annotated[
         Device, typer.Option(help="Where: auto takes the GPU where torch sees one. An H200 takes about a minute.")
     ] = Device.AUTO,
+    model: Annotated[
+        BenchModel | None,
+        typer.Option(help="Measure a random model instead: decode, prefill, and the all-reduces of this host's GPUs."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Also write the figures as JSON, on a GPU after every weight.", dir_okay=False)
     ] = None,
@@ -27,6 +40,9 @@ def bench(
     """Measure the farm's kernels: on a GPU beside its peers, on the CPU beside torch, with the counting rate."""
     from orchestrator.cli.output import print_json
 
+    if model is not None:
+        _bench_model(model, "cuda" if _uses_gpu(device) else "cpu", output, as_json=as_json)
+        return
     document = _on_gpu(output) if _uses_gpu(device) else _on_cpu(output)
     if as_json:
         print_json("bench", document)
@@ -34,6 +50,21 @@ def bench(
         _print_cpu(document)
     else:
         _print_gpu(document)
+
+
+def _bench_model(model: BenchModel, device: Literal["cpu", "cuda"], output: Path | None, *, as_json: bool) -> None:
+    from orchestrator.bench_model import bench_model_documents
+    from orchestrator.cli.bench_model import print_model_bench
+    from orchestrator.cli.output import console, print_json
+
+    told, document = console(stderr=True), dict[str, Any]()
+    for done, document in bench_model_documents(model.value, device):
+        _write(output, document)
+        told.print(done)
+    if as_json:
+        print_json("bench", document)
+    else:
+        print_model_bench(document)
 
 
 def _uses_gpu(device: Device) -> bool:
