@@ -199,6 +199,8 @@ class _Shift:
             for name, sample in samples.items():
                 self._folder.save_witness(name, sample)
                 self._kept.setdefault(group, set()).add(name)
+        for name, content in outputs.artefacts.items():
+            self._folder.save_operation(name, content)
         if outputs.batches is not None:
             self._folder.write_batches(flight.unit.index, outputs.batches)
         self._store.record_result(self._run_id, outputs.result)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from orchestrator.blame import coverage, divergences
 from orchestrator.throughput import throughputs
 from orchestrator.witness import compare_answers, compare_samples
 from specs.errors import ExitCode
@@ -40,15 +41,22 @@ def judge(plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFail
     """
     evidence = _Evidence.gather(plan, results, failures)
     verdicts = [verdict for group in evidence.groups for verdict in _verdicts(plan.job, group, evidence, sample)]
+    parted = divergences(results)
+    verdicts = [verdict.model_copy(update={"divergence": parted.get(_place(verdict))}) for verdict in verdicts]
     speeds = _speeds(plan.job, evidence, verdicts) if isinstance(plan.job, KernelJob) else []
     errors = [f"{plan.units[failure.unit]}: {failure.reason}" for failure in failures]
     return Judgement(
         verdicts=verdicts,
         speeds=speeds,
         throughputs=throughputs(plan, results, verdicts),
+        coverage=coverage(results),
         errors=errors,
         exit_code=_exit_code(verdicts, speeds, errors),
     )
+
+
+def _place(verdict: Verdict) -> tuple[Group, str]:
+    return Group(verdict.variant, verdict.subject, verdict.dtype, verdict.property), verdict.stratum
 
 
 def flip_rate_bound(trials: int) -> float:

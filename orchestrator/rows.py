@@ -118,6 +118,7 @@ def _record(
             verdicts=judged,
             speeds=timed,
             throughputs=row.throughputs or [],
+            coverage=row.coverage or [],
             errors=row.unit_errors,
             exit_code=ExitCode(row.judged_exit_code),
         )

@@ -7,6 +7,7 @@
     RUN/farm.log             what went wrong on the way, with tracebacks
     RUN/witnesses/HEX.bin    the bytes of the first sample with digest HEX
     RUN/batches/UNIT.json    the requests that were drawn for a unit of a model job
+    RUN/operations/HEX.safetensors  inputs and outputs of an operation that parted, by their digest
 
 A file is there whole or not at all: it is written under a temporary name, synced and renamed. The log only grows.
 """
@@ -56,6 +57,14 @@ class RunFolder:
     def write_batches(self, unit: int, text: str) -> None:
         self._write(self.path / "batches" / f"{unit}.json", text.encode())
 
+    def save_operation(self, digest: str, content: bytes) -> None:
+        """Keep a safetensors file. ``digest`` is in hex, else ValueError."""
+        self._write(self.operation(digest), content)
+
+    def operation(self, digest: str) -> Path:
+        """Where the tensors of an operation that parted are kept."""
+        return self.path / "operations" / f"{_checked(digest)}.safetensors"
+
     def save_witness(self, digest: str, sample: bytes) -> None:
         """Keep the bytes of a sample; one that is kept already stays. ``digest`` is in hex, else ValueError."""
         path = self._witness(digest)
@@ -80,9 +89,7 @@ class RunFolder:
             raise disk_failure(error, self.log_file, "FARM_RUNS_DIR") from error
 
     def _witness(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):  # it becomes a file name
-            raise ValueError(f"{digest!r} is no digest in hex")
-        return self.path / "witnesses" / f"{digest}.bin"
+        return self.path / "witnesses" / f"{_checked(digest)}.bin"
 
     def _write(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -101,6 +108,13 @@ class RunFolder:
             _sync_folder(path.parent)
         except OSError as error:
             raise disk_failure(error, path, "FARM_RUNS_DIR") from error
+
+
+def _checked(digest: str) -> str:
+    """It becomes a file name."""
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"{digest!r} is no digest in hex")
+    return digest
 
 
 def _sync_folder(folder: Path) -> None:

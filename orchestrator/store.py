@@ -102,6 +102,8 @@ class Store:
             "cells": result.cells,
             "measurement": result.measurement,
             "generation": result.generation,
+            "divergences": result.divergences,
+            "coverage": result.coverage,
         }
         try:
             with self._database.writing() as connection:
@@ -159,6 +161,8 @@ class Store:
                 cells=row.cells,
                 measurement=row.measurement,
                 generation=row.generation,
+                divergences=row.divergences or [],
+                coverage=row.coverage or [],
                 unsupported=row.unsupported,
                 seconds=row.seconds,
             )
@@ -209,6 +213,7 @@ class Store:
             "judged_exit_code": judgement.exit_code if judgement else None,
             "unit_errors": judgement.errors if judgement else None,
             "throughputs": judgement.throughputs if judgement else None,
+            "coverage": judgement.coverage if judgement else None,
         }
         with self._database.writing() as connection:
             run = _run_row(connection, run_id, lock=True)

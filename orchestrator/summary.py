@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from orchestrator.report.parting import divergence_words
 from specs.job import Expectation, Property
 from specs.result import WORST_FIRST, Judgement, Outcome, Verdict
 from specs.subject import Prompt
@@ -36,6 +37,8 @@ class ModeSummary(TypedDict):
     """The worst of the prompts'."""
     tokens_per_second: float | None
     cost: float | None
+    first_divergence: str | None
+    """Where the first of the prompts parted that was traced."""
     row0_unique: NotRequired[int]
     """Of the first rows of `single`'s batches alone, with `compat: sglang`."""
 
@@ -77,6 +80,7 @@ def summarise_modes(judgement: Judgement) -> ModelSummary:
             verdict=min((verdict.outcome for verdict in every_row), key=WORST_FIRST.index),
             tokens_per_second=speed.tokens_per_second if speed else None,
             cost=speed.cost if speed else None,
+            first_divergence=next((divergence_words(v.divergence) for v in every_row if v.divergence), None),
         )
         for verdict in verdicts:
             if _prompt_name(verdict) == FIRST_ROW:

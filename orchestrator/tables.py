@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from specs.kinds import Job
-from specs.result import Environment, Generation, Measurement, Speed, Throughput, Verdict
+from specs.result import Coverage, Divergence, Environment, Generation, Measurement, Speed, Throughput, Verdict
 from specs.uniqueness import CellRecord
 from specs.unit import Capacity, WorkUnit
 
-REVISION = "0002"
+REVISION = "0003"
 """Of the newest migration. A database that has it needs no Alembic, whose import costs more than opening."""
 
 
@@ -99,6 +99,7 @@ runs = sa.Table(
     sa.Column("judged_exit_code", sa.Integer),
     sa.Column("unit_errors", AsJson(list[str])),
     sa.Column("throughputs", AsJson(list[Throughput])),
+    sa.Column("coverage", AsJson(list[Coverage])),
     # The process that runs it. A pid comes back after a reboot; together with the start time it does not.
     sa.Column("host", Plain, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
@@ -137,6 +138,8 @@ results = sa.Table(
     sa.Column("cells", AsJson(list[CellRecord]), nullable=False),
     sa.Column("measurement", AsJson(Measurement)),
     sa.Column("generation", AsJson(Generation)),
+    sa.Column("divergences", AsJson(list[Divergence])),
+    sa.Column("coverage", AsJson(list[Coverage])),
     sa.ForeignKeyConstraint(["run_id", "unit"], ["units.run_id", "units.unit"]),
 )
 

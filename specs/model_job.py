@@ -198,6 +198,9 @@ class ModelJob(JobBase):
     mask_devices: bool = Field(
         default=False, description="true: a rank sees its own GPU alone; false: all of its node, as in most servers"
     )
+    trace: bool = Field(
+        default=False, description="run flipping batches again with every operation digested, to find the one to blame"
+    )
     timeouts: ModelTimeouts = ModelTimeouts()
 
     @field_validator("targets", "modes", "prefix_lengths")

@@ -70,6 +70,64 @@ class Generation(Part):
     """From the first request to the last answer, without flushing caches and digesting."""
 
 
+class RowValues(Part):
+    """How the blamed operation's output parted in the one row, which was given the same twice."""
+
+    elements: int
+    differing: int
+    coordinates: tuple[int, int]
+    """Row and column of the first element that differs, in the output as the first run had it."""
+    values: tuple[str, str]
+    bits: tuple[str, str]
+    """Hexadecimal."""
+    max_ulp: int | None
+    """None for what is no float, and where a NaN is involved."""
+
+
+class Divergence(Concerning):
+    """Where two repeats of one group first parted: the operation with equal inputs and unequal output.
+
+    Pairs are of the first run and of the second, which may be rows of one batch.
+    """
+
+    property: Property
+    trials: tuple[int, int]
+    labels: tuple[str, str]
+    """Of the sequences whose row it is."""
+    rank: int
+    steps: tuple[int, int]
+    """Forward passes of the batch, counted from 0."""
+    position: int
+    """Of the token, in its sequence."""
+    sampled_at: int
+    """Position whose next token, or its logprob, is the first that differs."""
+    op: str
+    kind: str
+    implementation: str
+    layer: int | None
+    gemm_shapes: tuple[tuple[int, int, int], tuple[int, int, int]] | None
+    """(m, n, k) in both runs."""
+    inputs_equal: bool
+    """False where an input that differed was made by nothing that is traced: then the fault lies before."""
+    weights_equal: bool
+    row: RowValues | None
+    """None where the operation did not part again when its tensors were to be kept."""
+    artefact: str | None
+    """Digest of the file in the run's folder that has the operation's tensors; None where there is none."""
+
+
+class Coverage(Part):
+    """What really ran for one kind of operation of one target."""
+
+    variant: str
+    kind: str
+    implementation: str
+    operations: int
+    """In the batches that were traced for it, over all ranks."""
+    outside: bool
+    """The target is to be deterministic, and it is not known of this implementation that a row's bits are its own."""
+
+
 class UnitResult(Part):
     unit: int
     attempt: int
@@ -77,6 +135,8 @@ class UnitResult(Part):
     cells: list[CellRecord]
     measurement: Measurement | None = None
     generation: Generation | None = None
+    divergences: list[Divergence] = Field(default=[])
+    coverage: list[Coverage] = Field(default=[])
     unsupported: str | None = None
     seconds: float
 
@@ -156,6 +216,7 @@ class Verdict(Concerning):
     bound: float | None
     """Exact 95 % upper bound of the flip rate after `trials` trials without a flip; None where there was one."""
     witness: Witness | None
+    divergence: Divergence | None = None
 
     @builtins.property
     def met(self) -> bool:
@@ -200,6 +261,8 @@ class Judgement(Part):
     verdicts: list[Verdict]
     speeds: list[Speed]
     throughputs: list[Throughput] = Field(default=[])
+    coverage: list[Coverage] = Field(default=[])
+    """Of model jobs with `trace`, over all units."""
     errors: list[str]
     """Units that failed in every attempt, in plain words."""
     exit_code: ExitCode

@@ -22,7 +22,7 @@ from workers.engine.request import Completion, Request
 from workers.engine.tokenizer import Tokenizer, load_tokenizer
 from workers.environment import capture
 from workers.gemm.targets import find_target
-from workers.ledger import Ledger
+from workers.ledger import KEPT_SAMPLES, Ledger
 from workers.model.collectives import make_collective
 from workers.model.config import PRESETS, ModelConfig
 from workers.model.model import DeepseekV3
@@ -31,6 +31,9 @@ from workers.model.sharding import Ranks
 from workers.model.weights import HuggingFaceFolder, RandomWeights, WeightSource
 from workers.problem import TORCH_DTYPES
 from workers.runner import Known, Outputs
+from workers.trace.explain import Explanation, Flip, explain
+from workers.trace.recorder import TraceRecorder
+from workers.trace.replay import Replayer
 
 
 class ModelRunner:
@@ -54,14 +57,18 @@ class ModelRunner:
         ranks = Ranks(rank, target.tp, device)
         numerics = Numerics(target.gemm, TORCH_DTYPES[job.dtype], target.deterministic, target.tp_granularity)
         collective = make_collective(target.collective.value, ranks)
-        model = DeepseekV3(self._config, source, ranks, collective, numerics)
-        self._generator = _Timed(Engine(model, _options(job, self._tokenizer)))
+        recorder = TraceRecorder(device, job.page_size) if job.trace else None
+        model = DeepseekV3(self._config, source, ranks, collective, numerics, recorder)
+        engine = Engine(model, _options(job, self._tokenizer), recorder)
+        self._generator = _Timed(engine)
+        self._replayer = Replayer(engine, recorder, ranks) if recorder is not None else None
 
     def run(self, unit: ModelUnit, attempt: int, known: Known) -> Outputs:
         """Run one unit. Raises UsageError for prompts that do not fit the model or its cache."""
         started = time.perf_counter()
         table, samples, generation = UniquenessTable(), dict[Group, dict[str, bytes]](), None
         batches: str | None = None
+        explained = Explanation()
         if self._unsupported is None:
             count = _Count(self._job, unit, attempt, self.environment, table, known)
             self._generator.begin()
@@ -70,16 +77,20 @@ class ModelRunner:
             for trial in trials:
                 count.trial(trial, play(trial, self._generator))
             generation, samples = self._generator.generation, count.kept
+            if self._replayer is not None:
+                explained = explain(self._job, unit, self._replayer, self._trials[unit.mode], count.flips())
         result = UnitResult(
             unit=unit.index,
             attempt=attempt,
             environment=self.environment,
             cells=table.records(),
             generation=generation,
+            divergences=explained.divergences,
+            coverage=explained.coverage,
             unsupported=self._unsupported,
             seconds=time.perf_counter() - started,
         )
-        return Outputs(result, samples, batches)
+        return Outputs(result, samples, batches, explained.artefacts)
 
     def _batches(self, unit: ModelUnit) -> list[Trial]:
         if unit.mode not in self._trials:
@@ -103,6 +114,8 @@ class _Count:
         self, job: ModelJob, unit: ModelUnit, attempt: int, where: Environment, table: UniquenessTable, known: Known
     ) -> None:
         self._job, self._unit = job, unit
+        self._shown: dict[str, int] = {}
+        """Of each prompt, how many distinct samples the farm has from other units."""
         self._ledgers: dict[str, list[Ledger]] = {}
         self.kept: dict[Group, dict[str, bytes]] = {}
         """Of each group, samples by digest in hex."""
@@ -112,7 +125,20 @@ class _Count:
             ledger = Ledger(unit, attempt, where, cell, known.get(group, frozenset()))
             self._ledgers.setdefault(group.subject.name, []).append(ledger)
             self.kept[group] = ledger.samples
+            self._shown.setdefault(group.subject.name, len(known.get(group, ())))
         self._bytes: dict[bytes, bytes] = {}
+        self._seen: dict[tuple[str, int], dict[bytes, int]] = {}
+        """Of each prompt and item, the digests and the batch that each was first seen in."""
+
+    def flips(self) -> list[Flip]:
+        """One of each prompt that parted here and that no unit before has shown to part."""
+        found: dict[str, Flip] = {}
+        for (name, item), digests in self._seen.items():
+            shown = self._shown[name]
+            if len(digests) > 1 and shown < KEPT_SAMPLES:
+                batches = dict.fromkeys(digests.values())
+                found.setdefault(name, Flip(name, item, tuple(batches)[:2]))
+        return list(found.values())
 
     def trial(self, trial: Trial, samples: list[Sample]) -> None:
         """All samples of one batch."""
@@ -122,6 +148,7 @@ class _Count:
             self._bytes.setdefault(digest, sample.data)
             conditions = f"row {sample.row} of {len(trial.rows)}"
             for name, item in counted_as(self._job, sample, self._unit.mode):
+                self._seen.setdefault((name, item), {}).setdefault(digest, trial.number)
                 for ledger in self._ledgers[name]:
                     if name not in begun:
                         ledger.begin_trial()

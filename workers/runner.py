@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -36,6 +36,8 @@ class Outputs:
     samples: dict[Group, dict[str, bytes]]
     batches: str | None = None
     """Of a model's unit, the requests that were drawn, as JSON."""
+    artefacts: dict[str, bytes] = field(default_factory=dict)
+    """Of a model's unit, the tensors of operations that parted: safetensors files by digest in hex."""
 
 
 Known = Mapping[Group, frozenset[str]]

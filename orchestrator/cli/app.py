@@ -15,6 +15,7 @@ from orchestrator.cli.list import list_runs
 from orchestrator.cli.metrics import metrics
 from orchestrator.cli.plan import plan
 from orchestrator.cli.report import report
+from orchestrator.cli.repro import repro
 from orchestrator.cli.schema import schema
 from orchestrator.cli.show import show
 from orchestrator.cli.specs import specs
@@ -52,6 +53,7 @@ app.command("list")(list_runs)
 app.command("show")(show)
 app.command("compare")(compare)
 app.command("report")(report)
+app.command("repro")(repro)
 app.command("validate")(validate)
 app.command("specs")(specs)
 app.command("schema")(schema)

@@ -10,6 +10,7 @@ from jinja2 import Environment as Templates
 from jinja2 import StrictUndefined, Template
 
 from orchestrator.report import words
+from orchestrator.report.parting import coverage_lines
 from orchestrator.report.plots import heat_map, kind, times, unique_bars
 from orchestrator.report.sglang import sglang_lines
 from specs.errors import ExitCode
@@ -42,6 +43,7 @@ def render_html(record: RunRecord) -> str:
         several=words.several_strata(record),
         tally=Counter(kind(line.verdict) for line in found),
         notes=words.notes(record),
+        ran=coverage_lines(record.judgement.coverage if record.judgement else []),
         errors=record.judgement.errors if record.judgement else [],
         heat_map=heat_map(found),
         unique_bars=unique_bars(found),

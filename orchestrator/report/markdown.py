@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from orchestrator.report.parting import coverage_lines
 from orchestrator.report.sglang import sglang_lines
 from orchestrator.report.words import (
     Line,
@@ -47,6 +48,11 @@ def render_markdown(record: RunRecord) -> str:
     for target, printed in sglang_lines(record).items():
         title = f"{_plain(target)}, as SGLang's test_deterministic prints it"
         foot += [f"<details><summary>{title}</summary>", "", "```", *printed, "```", "", "</details>", ""]
+
+    ran = coverage_lines(record.judgement.coverage if record.judgement else [])
+    for target, told in ran.items():
+        items = [f"- {_plain(line)}" for line in told]
+        foot += [f"<details><summary>What ran in {_plain(target)}</summary>", "", *items, "", "</details>", ""]
 
     budget = LIMIT - _size(head) - _size(foot)
     table = _fitted(_rows(record), budget * 2 // 3, "rows")

@@ -140,7 +140,7 @@ def _outcome(verdict: Verdict) -> Text:
 def _note_style(heading: str) -> str:
     if heading in ("failed", "gate failed", "error"):
         return "bold red"
-    return "yellow" if heading == "inconclusive" else "bold"
+    return "yellow" if heading in ("inconclusive", "outside the deterministic set") else "bold"
 
 
 def _exit_style(code: ExitCode | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.report.parting import coverage_words, divergence_words
 from specs.errors import ExitCode
 from specs.job import Dtype, Expectation, Property
-from specs.result import Environment, Outcome, RunRecord, RunStatus, Speed, Throughput, Timing, Verdict
+from specs.result import Environment, Judgement, Outcome, RunRecord, RunStatus, Speed, Throughput, Timing, Verdict
 from specs.subject import Prompt, Subject
 from specs.uniqueness import Sighting
 
@@ -200,25 +201,28 @@ def notes(record: RunRecord) -> list[Note]:
     if record.judgement is None:
         return []
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for heading, variant, group, text in _remarks(record.judgement.verdicts, record.judgement.speeds):
-        shared = variant if heading in (_CONTROL, _ALLOWED) else text
+    for heading, variant, group, text in _remarks(record.judgement):
+        shared = variant if heading in (_CONTROL, _ALLOWED, _PARTED) else text
         found.setdefault((heading, shared), []).append((group, text))
     shared_notes = [
-        Note(heading, tuple(group for group, _ in members), _text_of(members))
+        Note(heading, tuple(group for group, _ in members), _text_of(heading, members))
         for (heading, _), members in found.items()
     ]
     return sorted(shared_notes, key=lambda note: _HEADINGS.index(note.heading))
 
 
-def _text_of(members: list[tuple[str, str]]) -> str:
+def _text_of(heading: str, members: list[tuple[str, str]]) -> str:
     group, text = members[0]
-    return text if all(other == text for _, other in members) else f"{group} is {text}"
+    alike = all(other == text for _, other in members)
+    return text if alike else f"{group} {'parted' if heading == _PARTED else 'is'} {text}"
 
 
-_FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEADINGS = (
+_FAILED, _GATE, _ERROR, _PARTED, _OUTSIDE, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEADINGS = (
     "failed",
     "gate failed",
     "error",
+    "parted first",
+    "outside the deterministic set",
     "inconclusive",
     "inconclusive, not required",
     "unsupported",
@@ -227,9 +231,9 @@ _FAILED, _GATE, _ERROR, _OPEN, _UNKNOWN, _UNSUPPORTED, _CONTROL, _ALLOWED = _HEA
 )
 
 
-def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[tuple[str, str, str, str]]:
-    """(heading, variant, group, text)"""
-    for verdict in verdicts:
+def _remarks(judgement: Judgement) -> Iterator[tuple[str, str, str, str]]:
+    """(heading, variant, group, text); of where a group parted, the operation in the place of the variant"""
+    for verdict in judgement.verdicts:
         name, group, reason = verdict.variant, group_words(verdict), verdict.reason or "no reason is known"
         match verdict.outcome:
             case Outcome.NONDETERMINISTIC:
@@ -245,7 +249,13 @@ def _remarks(verdicts: Sequence[Verdict], speeds: Sequence[Speed]) -> Iterator[t
                 yield _ERROR, name, group, reason
             case Outcome.DETERMINISTIC:
                 pass
-    for speed in speeds:
+        one = verdict.divergence
+        if one is not None:
+            yield _PARTED, f"{name} {one.op} {one.rank}", group, divergence_words(one)
+    for ran in judgement.coverage:
+        if ran.outside:
+            yield _OUTSIDE, ran.variant, ran.variant, coverage_words(ran)
+    for speed in judgement.speeds:
         for gate in speed.failed_gates:
             yield _GATE, speed.variant, f"{speed.variant} {speed.shape} {speed.dtype}", gate
 

@@ -10,10 +10,12 @@ from specs.job import Device, Dtype, Expectation, Mode, Property, Stress
 from specs.kernel_job import KernelJob
 from specs.model_job import ModelJob
 from specs.result import (
+    Divergence,
     Environment,
     Judgement,
     Measurement,
     Outcome,
+    RowValues,
     RunRecord,
     RunStatus,
     Speed,
@@ -242,6 +244,38 @@ def model_judgement() -> Judgement:
         errors=[],
         exit_code=ExitCode.MET,
     )
+
+
+def divergence(**changes: Any) -> Divergence:
+    fields: dict[str, Any] = {
+        "variant": "streamk",
+        "subject": Prompt(Mode.MIXED, "prompt 1"),
+        "dtype": Dtype.BF16,
+        "property": Property.BATCH_INVARIANCE,
+        "trials": (1, 3),
+        "labels": ("prompt 1 #1", "prompt 1 #2"),
+        "rank": 0,
+        "steps": (0, 2),
+        "position": 17,
+        "sampled_at": 50,
+        "op": "layers.0.self_attn.qkv_a_proj",
+        "kind": "fp8_gemm",
+        "implementation": "farm:streamk",
+        "layer": 0,
+        "gemm_shapes": ((51, 320, 1024), (102, 320, 1024)),
+        "inputs_equal": True,
+        "weights_equal": True,
+        "row": RowValues(
+            elements=320,
+            differing=12,
+            coordinates=(17, 4),
+            values=("0.5", "0.25"),
+            bits=("0x3f00", "0x3e80"),
+            max_ulp=128,
+        ),
+        "artefact": "ef" * 16,
+    }
+    return Divergence(**fields | changes)
 
 
 def answer_witness() -> Witness:

@@ -136,6 +136,7 @@ def test_a_mode_is_summed_up_over_its_prompts() -> None:
         "verdict": "nondeterministic",
         "tokens_per_second": 100.0,
         "cost": None,
+        "first_divergence": None,
         "row0_unique": 3,
     }
 

@@ -131,3 +131,46 @@ def test_a_gemm_that_can_not_run_here_says_why() -> None:
 def test_a_prefix_longer_than_the_long_prompt_is_the_users_to_mend() -> None:
     with pytest.raises(UsageError, match=r"prefix_lengths has 1000000; the long prompt has 1 to"):
         ran(one_rank(modes=["prefix"], prefix_lengths=[1_000_000]), "invariant")
+
+
+# Its split of K depends on the rows: two prompts of 400 tokens in a step make it another one, every time.
+ORDERED = {"name": "ordered", "gemm": "streamk-ordered", "collective": "ordered", "deterministic": True}
+LONG: dict[str, Any] = {"prefix_lengths": [400], "long_prompt_tokens": 400, "pages": 256}
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, list[tuple[ModelUnit, Outputs]]]:
+    job = one_rank(targets=[*TARGETS, ORDERED], modes=["prefix", "p_vs_d"], trials=2, trace=True, **LONG)
+    return {target.name: ran(job, target.name) for target in job.targets}
+
+
+def test_a_group_that_flips_is_traced_to_the_operation(traced: dict[str, list[tuple[ModelUnit, Outputs]]]) -> None:
+    (unit, outputs), _ = traced["ordered"]
+    (found,) = outputs.result.divergences
+    assert (found.variant, found.subject, found.property) == ("ordered", *unit.groups[0][1:2], unit.groups[0].property)
+    assert (found.op, found.layer) == ("layers.0.self_attn.qkv_a_proj", 0)
+    assert (found.kind, found.implementation) == ("fp8_gemm", "farm:streamk-ordered")
+    assert found.gemm_shapes == ((400, 320, 1024), (800, 320, 1024)) and found.trials == (1, 2)
+    assert found.inputs_equal and found.weights_equal
+    assert found.row is not None and found.row.elements == 320 and found.row.differing and found.row.max_ulp
+    assert list(outputs.artefacts) == [found.artefact]
+    assert all(not outputs.result.divergences for _, outputs in traced["invariant"])
+
+
+def test_what_really_ran_is_told_once_for_each_mode(traced: dict[str, list[tuple[ModelUnit, Outputs]]]) -> None:
+    for target, gemm in (("streamk", "farm:streamk"), ("invariant", "farm:invariant")):
+        for _, outputs in traced[target]:
+            kinds = {(one.kind, one.implementation) for one in outputs.result.coverage}
+            assert ("fp8_gemm", gemm) in kinds and not any(one.outside for one in outputs.result.coverage)
+    outside = {one.implementation for _, each in traced["ordered"] for one in each.result.coverage if one.outside}
+    assert outside == {"farm:streamk-ordered"}
+
+
+def test_a_group_that_other_units_have_shown_to_flip_is_not_traced_again() -> None:
+    job = one_rank(trace=True)
+    runner = ModelRunner(job, job.target("streamk"), 0, torch.device("cpu"))
+    plan = make_plan(job, Capacity(device=Device.CPU, workers=1, cpus_per_worker=1, gpus_per_worker=0))
+    unit = plan.units[0]
+    assert isinstance(unit, ModelUnit)
+    known = {unit.groups[0]: frozenset({"ab" * 16, "cd" * 16})}
+    assert runner.run(unit, 1, known).result.divergences == []

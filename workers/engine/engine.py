@@ -18,6 +18,7 @@ from workers.engine.sequence import Sequence
 from workers.model.cache import LatentCache
 from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
+from workers.model.recorder import NullRecorder, Recorder
 from workers.model.step import Step
 
 
@@ -75,8 +76,9 @@ class Engine:
     on the size of a chunk, on what the prefix cache has, or on preemption.
     """
 
-    def __init__(self, model: Model, options: EngineOptions) -> None:
+    def __init__(self, model: Model, options: EngineOptions, recorder: Recorder | None = None) -> None:
         config = model.config
+        self._recorder = recorder or NullRecorder()
         self._model, self._options, self._device = model, options, model.device
         self._cache = LatentCache(
             config,
@@ -136,7 +138,9 @@ class Engine:
         """Give every sequence the logprobs and the token that this step found for it."""
         if not packed.wanted:
             return
-        found = zip(*sample(logits, packed.wanted, deterministic=self._model.numerics.deterministic), strict=True)
+        sampled = sample(logits, packed.wanted, deterministic=self._model.numerics.deterministic)
+        self._tell(packed, logits, sampled)
+        found = zip(*sampled, strict=True)
         for piece, scored, draws in zip(pieces, packed.scored, packed.draws, strict=True):
             sequence = piece.sequence
             sequence.prompt_logprobs += [logprob for _, (_, logprob) in zip(range(scored), found, strict=False)]
@@ -145,3 +149,11 @@ class Engine:
                 sequence.tokens.append(token)
                 sequence.logprobs.append(logprob)
                 sequence.stopped = token in self._options.stop_tokens
+
+    def _tell(self, packed: PackedStep, logits: torch.Tensor, sampled: tuple[list[int], list[float]]) -> None:
+        if not self._recorder.active:
+            return
+        pairs = torch.tensor(sampled, dtype=torch.float64, device=logits.device).t()
+        implementation = "farm:logprobs" if self._model.numerics.deterministic else "torch.log_softmax"
+        tokens = packed.step.logit_rows
+        self._recorder.op("sample", "sampling", implementation, (logits,), pairs, tokens=tokens)

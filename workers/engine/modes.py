@@ -66,6 +66,8 @@ class Sample:
     """Of the trial's rows; two samples of ``radix_cache`` and ``p_vs_d`` come from one row, in order."""
     data: bytes
     """See ``workers.engine.samples``."""
+    call: int = 0
+    """Of the trial's calls of ``generate``, counted from 0, the one that it comes from."""
 
 
 class Generator(Protocol):
@@ -233,8 +235,8 @@ def _play_radix_cache(trial: Trial, generator: Generator) -> list[Sample]:
         cold = generator.generate([again])[0]
         assert row.group is not None
         samples += [
-            Sample(row.group, trial.number, index, encode(completion.tokens, completion.logprobs))
-            for completion in (warm, cold)
+            Sample(row.group, trial.number, index, encode(completion.tokens, completion.logprobs), 4 * index + call)
+            for call, completion in ((2, warm), (3, cold))
         ]
     return samples
 
@@ -257,8 +259,8 @@ def _play_p_vs_d(trial: Trial, generator: Generator) -> list[Sample]:
     samples = []
     for index, (row, decode, prefill) in enumerate(zip(trial.rows, decoded, prefilled, strict=True)):
         assert row.group is not None
-        for logprobs in (decode.logprobs, prefill.prompt_logprobs):
-            samples.append(Sample(row.group, trial.number, index, encode(decode.tokens, logprobs)))
+        for call, logprobs in enumerate((decode.logprobs, prefill.prompt_logprobs)):
+            samples.append(Sample(row.group, trial.number, index, encode(decode.tokens, logprobs), call))
     return samples
 
 

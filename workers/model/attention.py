@@ -56,13 +56,16 @@ class LatentAttention:
         """(T, hidden), normalised, to the sum over all ranks (T, hidden). Writes ``latents`` at ``slots``."""
         context, config, name = self._context, self._config, self._name
         sizes = [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim]
-        c_q, c_kv, key = self._qkv_a_proj(prepare(context, f"{name}.qkv_a_proj", x)).split(sizes, dim=1)
+        both = self._qkv_a_proj(prepare(context, f"{name}.qkv_a_proj", x))
+        c_q, c_kv, key = both.split(sizes, dim=1)
+        for part, tensor in (("c_q", c_q), ("c_kv", c_kv), ("k_pe", key)):
+            context.moved(f"{name}.{part}", "split", (both,), tensor)
         self._remember(c_kv, key, tables, latents, slots)
         q = self._queries(c_q, tables)
         gathered = context.ops.attention(q, latents, plan, self._shape)
         context.ran(f"{name}.attention", "attention", (q,), gathered)
         values = context.ops.head_matmul(gathered, self._value_up)
-        context.ran(f"{name}.value_up", "head_matmul", (gathered,), values)
+        context.ran(f"{name}.value_up", "head_matmul", (gathered,), values, weights=(self._value_up,))
         partial = self._o_proj(prepare(context, f"{name}.o_proj", values.flatten(1)))
         return context.all_reduce(f"{name}.all_reduce", partial)
 
@@ -71,8 +74,9 @@ class LatentAttention:
     ) -> None:
         latent = self._normed("kv_a_layernorm", c_kv, self._kv_a_norm)
         rotated = rotate(key[:, None], tables)[:, 0]
-        self._context.recorder.op(f"{self._name}.k_rope", "rope", "torch", (key,), rotated, by_row=True)
-        latents[slots] = torch.cat((latent, rotated), dim=1)
+        self._context.recorder.op(f"{self._name}.k_rope", "rope", "torch", (key,), rotated)
+        both = torch.cat((latent, rotated), dim=1)
+        latents[slots] = self._context.moved(f"{self._name}.latent", "concatenate", (latent, rotated), both)
 
     def _queries(self, c_q: torch.Tensor, tables: Tables) -> torch.Tensor:
         """(T, q_lora_rank) to queries over latents (T, heads, latent)."""
@@ -80,15 +84,18 @@ class LatentAttention:
         normed = self._normed("q_a_layernorm", c_q, self._q_a_norm)
         q = self._q_b_proj(prepare(context, f"{name}.q_b_proj", normed)).unflatten(1, (self._heads, -1))
         q_nope, q_rope = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=2)
+        for part, tensor in (("q_nope", q_nope), ("q_pe", q_rope)):
+            context.moved(f"{name}.{part}", "split", (q,), tensor)
         over_latent = context.ops.head_matmul(q_nope, self._key_up)
-        context.ran(f"{name}.key_up", "head_matmul", (q_nope,), over_latent)
+        context.ran(f"{name}.key_up", "head_matmul", (q_nope,), over_latent, weights=(self._key_up,))
         rotated = rotate(q_rope, tables)
-        context.recorder.op(f"{name}.q_rope", "rope", "torch", (q_rope,), rotated, by_row=True)
-        return torch.cat((over_latent, rotated), dim=2)
+        context.recorder.op(f"{name}.q_rope", "rope", "torch", (q_rope,), rotated)
+        query = torch.cat((over_latent, rotated), dim=2)
+        return context.moved(f"{name}.query", "concatenate", (over_latent, rotated), query)
 
     def _normed(self, part: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out = self._context.ops.rms_norm(x, weight, self._config.rms_norm_eps)
-        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out)
+        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out, weights=(weight,))
 
     def _read_up(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """W_UK (heads, nope, kv_lora_rank) and W_UV (heads, kv_lora_rank, v) of this rank's heads."""

@@ -33,19 +33,26 @@ class Context:
         inputs: tuple[torch.Tensor, ...],
         output: torch.Tensor,
         *,
-        by_row: bool = True,
+        tokens: torch.Tensor | None = None,
+        weights: tuple[torch.Tensor, ...] = (),
     ) -> torch.Tensor:
         """Tells the recorder of one of ``ops``; returns ``output``."""
-        self.recorder.op(name, kind, f"{self.ops.source}:{kind}", inputs, output, by_row=by_row)
+        self.recorder.op(name, kind, f"{self.ops.source}:{kind}", inputs, output, tokens=tokens, weights=weights)
+        return output
+
+    def moved(self, name: str, kind: str, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Tells the recorder of data that were moved about, bit for bit; returns ``output``."""
+        self.recorder.op(name, kind, "torch", inputs, output)
         return output
 
     def all_reduce(self, name: str, pieces: torch.Tensor) -> torch.Tensor:
         """(P, T, n) partial sums of this rank to (T, n) over all ranks."""
+        given = tuple(pieces.clone() if self.recorder.active else pieces)  # NCCL and gloo write over theirs
         total = self.collective.all_reduce(pieces)
-        self.recorder.op(name, "all_reduce", self.collective.implementation, tuple(pieces), total, by_row=True)
+        self.recorder.op(name, "all_reduce", self.collective.implementation, given, total)
         return total
 
     def add(self, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         total = x + y
-        self.recorder.op(name, "residual", "torch.add", (x, y), total, by_row=True)
+        self.recorder.op(name, "residual", "torch.add", (x, y), total)
         return total

@@ -42,7 +42,8 @@ class SeparateExperts:
         sizes = torch.bincount(flat, minlength=self._context.config.n_routed_experts).tolist()
         for expert, places in enumerate(order.split(sizes)):
             if sizes[expert] and expert in self._experts:
-                out[places] = self._experts[expert](rows.take(places // chosen))
+                tokens = places // chosen
+                out[places] = self._experts[expert](rows.take(tokens), tokens)
         return out.view(count, chosen, -1)
 
 
@@ -54,9 +55,9 @@ class Expert:
         self._gate_up_proj = Linear(context, f"{name}.gate_up_proj", gate_up)
         self._down_proj = Linear(context, f"{name}.down_proj", read_weight(context, [f"{source}.down_proj"]))
 
-    def __call__(self, rows: Rows) -> torch.Tensor:
-        """(tokens, hidden) to the same."""
-        gate_up = self._gate_up_proj(rows, by_row=False)
+    def __call__(self, rows: Rows, tokens: torch.Tensor) -> torch.Tensor:
+        """(R, hidden), rows of the step's ``tokens`` (R,), to the same."""
+        gate_up = self._gate_up_proj(rows, tokens)
         activated = self._context.ops.silu_multiply(gate_up)
-        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated, by_row=False)
-        return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated, by_row=False), by_row=False)
+        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated, tokens=tokens)
+        return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated, tokens), tokens)

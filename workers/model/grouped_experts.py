@@ -34,13 +34,14 @@ class GroupedExperts:
             grouped_product(*operands, assignments, out, rows_per_token=per_token)
             inputs = (given.values, given.scales, experts)
             name = f"{self._name}.experts.{part}"
-            self._context.recorder.op(name, "fp8_gemm", "triton:grouped_product", inputs, out, by_row=False)
+            told = name, "fp8_gemm", "triton:grouped_product", inputs, out
+            self._context.recorder.op(*told, weights=(weight.values, weight.scales))
             return out
 
         gate_up = product("gate_up_proj", rows, self._gate_up, chosen)
         activated = self._context.ops.silu_multiply(gate_up)
-        self._context.ran(f"{self._name}.experts.activation", "silu_multiply", (gate_up,), activated, by_row=False)
-        given = prepare(self._context, f"{self._name}.experts.down_proj", activated, by_row=False)
+        self._context.ran(f"{self._name}.experts.activation", "silu_multiply", (gate_up,), activated)
+        given = prepare(self._context, f"{self._name}.experts.down_proj", activated)
         return product("down_proj", given, self._down, 1).view(count, chosen, -1)
 
 

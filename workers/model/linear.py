@@ -56,13 +56,13 @@ class Weight:
     scales: torch.Tensor | None = None
 
 
-def prepare(context: Context, name: str, x: torch.Tensor, *, by_row: bool = True) -> Rows:
-    """``x`` (T, k) as the model's linears take it."""
+def prepare(context: Context, name: str, x: torch.Tensor, tokens: torch.Tensor | None = None) -> Rows:
+    """``x`` (T, k) as the model's linears take it; ``tokens`` as a recorder takes them."""
     if context.numerics.gemm is None:
         return Rows(x)
     codes, scales = context.ops.quantise(x)
     for part, tensor in (("quantise", codes), ("quantise.scales", scales)):
-        context.ran(f"{name}.{part}", "quantise", (x,), tensor, by_row=by_row)
+        context.ran(f"{name}.{part}", "quantise", (x,), tensor, tokens=tokens)
     return Rows(codes, scales)
 
 
@@ -76,22 +76,24 @@ class Linear:
         if weight.scales is None:
             self._kind, self._implementation = "matmul", f"{context.ops.source}:matmul"
             self._weight = context.ops.weight(weight.values)
+            self._operands: tuple[torch.Tensor, ...] = (self._weight,)
             return
         gemm = context.numerics.gemm
         assert gemm is not None
         self._kind = "fp8_gemm"
         self._implementation = f"farm:{gemm}" if gemm in OWN_VARIANTS else gemm
-        self._product = _fp8_product(gemm, weight, self._dtype)
+        self._product, self._operands = _fp8_product(gemm, weight, self._dtype)
 
-    def __call__(self, rows: Rows, *, by_row: bool = True) -> torch.Tensor:
-        """(T, k) to (T, n)."""
+    def __call__(self, rows: Rows, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """(T, k) to (T, n); ``tokens`` as a recorder takes them."""
         if rows.scales is None:
             inputs: tuple[torch.Tensor, ...] = (rows.values,)
             out = self._context.ops.matmul(rows.values, self._weight, self._dtype)
         else:
             inputs = (rows.values, rows.scales)
             out = self._product(rows.values, rows.scales)
-        self._context.recorder.op(self.name, self._kind, self._implementation, inputs, out, by_row=by_row)
+        told = self.name, self._kind, self._implementation, inputs, out
+        self._context.recorder.op(*told, tokens=tokens, weights=self._operands)
         return out
 
 
@@ -99,25 +101,37 @@ class ColumnParallel:
     """Rows of the weight, columns of the result, are cut into pieces; this rank's come out side by side."""
 
     def __init__(self, context: Context, name: str, pieces: list[Weight]) -> None:
+        self._context, self._name = context, name
         self._linears = _numbered(context, name, pieces)
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         """(T, k) to (T, this rank's part of n)."""
         outs = [linear(rows) for linear in self._linears]
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+        if len(outs) == 1:
+            return outs[0]
+        return self._context.moved(self._name, "concatenate", tuple(outs), torch.cat(outs, dim=1))
 
 
 class RowParallel:
     """Columns of the weight, and of x, are cut into pieces: each gives a partial sum."""
 
     def __init__(self, context: Context, name: str, pieces: list[Weight]) -> None:
+        self._context, self._name = context, name
         self._linears = _numbered(context, name, pieces)
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         """(T, this rank's part of k) to partial sums (P, T, n)."""
         width = rows.values.shape[1] // len(self._linears)
-        outs = [linear(rows.columns(slice(i * width, (i + 1) * width))) for i, linear in enumerate(self._linears)]
-        return stacked(outs)
+        parts = [rows.columns(slice(i * width, (i + 1) * width)) for i in range(len(self._linears))]
+        if len(parts) > 1:
+            self._split(rows, parts)
+        return stacked([linear(part) for linear, part in zip(self._linears, parts, strict=True)])
+
+    def _split(self, rows: Rows, parts: list[Rows]) -> None:
+        for linear, part in zip(self._linears, parts, strict=True):
+            self._context.moved(f"{linear.name}.part", "split", (rows.values,), part.values)
+            if rows.scales is not None and part.scales is not None:
+                self._context.moved(f"{linear.name}.part.scales", "split", (rows.scales,), part.scales)
 
 
 def read_weight(context: Context, names: list[str], rows: slice = WHOLE, columns: slice = WHOLE) -> Weight:
@@ -176,14 +190,14 @@ def _in_blocks(part: slice) -> slice:
     return slice(part.start // BLOCK, -(-part.stop // BLOCK))
 
 
-def _fp8_product(gemm: str, weight: Weight, dtype: torch.dtype) -> Product:
-    """codes (T, k), scales (T, k/128) -> (T, n), by the variant called ``gemm``."""
+def _fp8_product(gemm: str, weight: Weight, dtype: torch.dtype) -> tuple[Product, tuple[torch.Tensor, torch.Tensor]]:
+    """codes (T, k), scales (T, k/128) -> (T, n), by the variant called ``gemm``, and the operands that it keeps."""
     assert weight.scales is not None
     n = weight.values.shape[0]
     if gemm in OWN_VARIANTS:
         operator = torch.ops.farm.fp8_blockwise_scaled_mm.default
         mat_b, scales_b = weight.values.t(), weight.scales.t()
-        return lambda codes, scales: operator(codes, mat_b, scales, scales_b, dtype, gemm)
+        return lambda codes, scales: operator(codes, mat_b, scales, scales_b, dtype, gemm), (mat_b, scales_b)
     target = find_target(gemm)
     weight = _fitting(target, weight, dtype)
     assert weight.scales is not None
@@ -193,7 +207,7 @@ def _fp8_product(gemm: str, weight: Weight, dtype: torch.dtype) -> Product:
         out = target.call(GemmInputs(codes, mat_b, scales, scales_b), dtype)()
         return out if out.shape[1] == n else out[:, :n].contiguous()
 
-    return product
+    return product, (mat_b, scales_b)
 
 
 def _fitting(target: GemmTarget, weight: Weight, dtype: torch.dtype) -> Weight:

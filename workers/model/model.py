@@ -68,7 +68,7 @@ class DeepseekV3:
         x = self._embedding(step.tokens)
         for layer, latents in zip(self._layers, cache.layers, strict=True):
             x = layer(x, tables, latents, step.slots, plan)
-        return self._head(x[step.logit_rows])
+        return self._head(x[step.logit_rows], step.logit_rows)
 
 
 class Embedding:
@@ -85,7 +85,8 @@ class Embedding:
         local = tokens - self._own.start
         elsewhere = (local < 0) | (local >= self._table.shape[0])
         found = self._table[local.masked_fill(elsewhere, 0)].masked_fill(elsewhere[:, None], 0.0)
-        self._context.recorder.op("embed_tokens", "embedding", "torch.index", (tokens,), found, by_row=True)
+        recorder = self._context.recorder
+        recorder.op("embed_tokens", "embedding", "torch.index", (tokens,), found, weights=(self._table,))
         return self._context.all_reduce("embed_tokens.all_reduce", found[None])
 
 
@@ -119,8 +120,9 @@ class Layer:
         return self._context.all_reduce(f"{name}.all_reduce", self._mlp(prepare(self._context, name, x)))
 
     def _normed(self, part: str, x: torch.Tensor) -> torch.Tensor:
-        out = self._context.ops.rms_norm(x, self._norms[part], self._context.config.rms_norm_eps)
-        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out)
+        weight = self._norms[part]
+        out = self._context.ops.rms_norm(x, weight, self._context.config.rms_norm_eps)
+        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out, weights=(weight,))
 
 
 class Head:
@@ -133,16 +135,13 @@ class Head:
         parts = [read_plain(context, "lm_head.weight", pieces.part(size, piece)) for piece in pieces]
         self._weights = [context.ops.weight(part) for part in parts]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(R, hidden) to (R, vocabulary) float32."""
+    def __call__(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(R, hidden) of the step's ``tokens`` (R,) to (R, vocabulary) float32."""
         context = self._context
         normed = context.ops.rms_norm(x, self._norm, context.config.rms_norm_eps)
-        self._ran("norm", "rms_norm", f"{context.ops.source}:rms_norm", x, normed)
+        context.ran("norm", "rms_norm", (x,), normed, tokens=tokens, weights=(self._norm,))
         logits = torch.cat([context.ops.matmul(normed, weight, torch.float32) for weight in self._weights], dim=1)
-        self._ran("lm_head", "matmul", f"{context.ops.source}:matmul", normed, logits)
+        context.ran("lm_head", "matmul", (normed,), logits, tokens=tokens, weights=tuple(self._weights))
         gathered = context.collective.all_gather(logits)
-        self._ran("lm_head.all_gather", "all_gather", "all_gather", logits, gathered)
+        context.recorder.op("lm_head.all_gather", "all_gather", "all_gather", (logits,), gathered, tokens=tokens)
         return gathered
-
-    def _ran(self, name: str, kind: str, implementation: str, given: torch.Tensor, output: torch.Tensor) -> None:
-        self._context.recorder.op(name, kind, implementation, (given,), output, by_row=False)

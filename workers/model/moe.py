@@ -40,12 +40,14 @@ class MixtureOfExperts:
         """(T, hidden), normalised, to the sum over all experts and ranks (T, hidden)."""
         context, name = self._context, self._name
         logits = context.ops.matmul(x, self._gate, torch.float32)
-        context.ran(f"{name}.gate", "matmul", (x,), logits)
+        context.ran(f"{name}.gate", "matmul", (x,), logits, weights=(self._gate,))
         routing = route(logits, self._bias, context.config)
         for part, tensor in (("experts", routing.experts), ("weights", routing.weights)):
-            context.recorder.op(f"{name}.router.{part}", "router", "torch.sort", (logits,), tensor, by_row=True)
+            told = f"{name}.router.{part}", "router", "torch.sort", (logits,), tensor
+            context.recorder.op(*told, weights=(self._bias,))
         rows = prepare(context, name, x)
         outputs = self._experts(rows, routing.experts)
+        context.moved(f"{name}.experts", "concatenate", (outputs.flatten(0, 1),), outputs)
         partials = [
             context.add(f"{name}.shared_add.{piece}", shared, self._summed(outputs, routing, piece))
             for piece, shared in zip(context.pieces, self._shared(rows), strict=True)
@@ -57,6 +59,8 @@ class MixtureOfExperts:
         own = self._context.pieces.part(self._context.config.n_routed_experts, piece)
         belongs = (routing.experts >= own.start) & (routing.experts < own.stop)
         weights = routing.weights.masked_fill(~belongs, 0.0)
+        given = (routing.weights, routing.experts)
+        self._context.recorder.op(f"{self._name}.expert_weights.{piece}", "router", "torch.masked_fill", given, weights)
         total = self._context.ops.weighted_sum(outputs, weights)
         return self._context.ran(f"{self._name}.expert_sum.{piece}", "weighted_sum", (outputs, weights), total)
 

@@ -8,12 +8,18 @@ import torch
 
 from workers.model.step import Step
 
+Tensors = tuple[torch.Tensor, ...]
+
 
 class Recorder(Protocol):
     """Is told of every operation, in execution order, on its rank.
 
     Tensors may be written over after the call: keep a digest or a copy, not the tensor.
     """
+
+    @property
+    def active(self) -> bool:
+        """False: nothing is kept, and callers need not keep for it what an operation writes over."""
 
     def begin(self, step: Step) -> None:
         """A forward pass begins."""
@@ -23,17 +29,19 @@ class Recorder(Protocol):
         name: str,
         kind: str,
         implementation: str,
-        inputs: tuple[torch.Tensor, ...],
+        inputs: Tensors,
         output: torch.Tensor,
         *,
-        by_row: bool,
+        tokens: torch.Tensor | None = None,
+        weights: Tensors = (),
     ) -> None:
         """An operation ran.
 
         ``name`` says where, as ``layers.0.self_attn.o_proj.1`` for piece 1 of a linear that is computed in pieces;
         ``kind`` is one of KINDS; ``implementation`` is what really ran, as ``farm:invariant`` or ``torch.matmul``.
-        ``by_row``: row i of ``output``, and of those inputs that have as many rows, is of token i of the step. Rows of
-        other operations have no fixed token (those of one expert), or one for each logit.
+        ``tokens`` (R,) int64: row i of ``output`` and of all inputs is of token tokens[i] of the step. None: of T
+        tokens each tensor has k * T rows, k of each token, token by token.
+        ``weights`` are the same in every step. Of ``attention`` the latents are an input too, and are not given.
         """
 
 
@@ -52,11 +60,17 @@ KINDS = (
     "residual",
     "all_reduce",
     "all_gather",
+    "split",
+    "concatenate",
+    "sampling",
 )
+"""``split`` and ``concatenate`` only move data: with them a trace has where each operation's inputs come from."""
 
 
 class NullRecorder:
     """Keeps nothing."""
+
+    active = False
 
     def begin(self, step: Step) -> None:
         pass
@@ -66,9 +80,10 @@ class NullRecorder:
         name: str,
         kind: str,
         implementation: str,
-        inputs: tuple[torch.Tensor, ...],
+        inputs: Tensors,
         output: torch.Tensor,
         *,
-        by_row: bool,
+        tokens: torch.Tensor | None = None,
+        weights: Tensors = (),
     ) -> None:
         pass

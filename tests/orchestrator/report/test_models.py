@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -15,9 +16,11 @@ from orchestrator.report.document import run_document
 from orchestrator.report.html import render_html
 from orchestrator.report.junit import render_junit
 from orchestrator.report.markdown import render_markdown
+from orchestrator.report.parting import divergence_words
 from orchestrator.report.table import render_table
 from orchestrator.report.words import notes
-from tests.orchestrator.builders import model_record
+from specs.result import Coverage, RunRecord
+from tests.orchestrator.builders import divergence, model_judgement, model_record
 
 
 def table(width: int = 200) -> str:
@@ -85,3 +88,57 @@ def test_json_leads_with_each_targets_modes() -> None:
     told = [(it["target"], it["mode"], it["total"], it["unique"]) for it in document["summary"]["configurations"]]
     assert told == [("streamk", "mixed", 100, 3), ("invariant", "mixed", 100, 1)]
     assert document["judgement"]["verdicts"][0]["prompt"] == {"mode": "mixed", "name": "prompt 1"}
+
+
+def traced() -> RunRecord:
+    judgement = model_judgement()
+    first, *others = judgement.verdicts
+    ran = [
+        Coverage(variant="streamk", kind="fp8_gemm", implementation="farm:streamk", operations=9, outside=False),
+        Coverage(variant="invariant", kind="matmul", implementation="torch:matmul", operations=1, outside=True),
+    ]
+    parted = first.model_copy(update={"divergence": divergence()})
+    return model_record(judgement.model_copy(update={"verdicts": [parted, *others], "coverage": ran}))
+
+
+PARTED = (
+    "at layers.0.self_attn.qkv_a_proj (fp8_gemm by farm:streamk, (m, n, k) = (51, 320, 1024) and (102, 320, 1024)) on "
+    "rank 0, step 0 and 2, token 17 of 'prompt 1 #1' and 'prompt 1 #2' in batch 1 and 3: its inputs were equal; 12 of "
+    "320 numbers of the row differ, at most 128 ULP apart, the first at (17, 4): 0.5 (0x3f00) and 0.25 (0x3e80); what "
+    "is sampled differs from token 50 on"
+)
+
+
+def test_where_a_group_parted_is_told_before_the_control_is() -> None:
+    parted, outside, control = notes(traced())
+    assert (parted.heading, parted.groups) == ("parted first", ("streamk mixed: prompt 1 bf16 batch_invariance",))
+    assert parted.text == PARTED
+    assert (outside.heading, outside.groups) == ("outside the deterministic set", ("invariant",))
+    assert outside.text == "matmul ran as torch:matmul (1 operation in the batches that were traced)"
+    assert control.heading == "control flipped"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights_equal": False}, "its inputs were equal, its weights were not; 12 of 320"),
+        ({"inputs_equal": False}, "an input that nothing traced had made differed, so the fault lies before it; 12"),
+        ({"row": None}, "its inputs were equal; it did not part again when its tensors were to be kept; what is"),
+        ({"gemm_shapes": None, "kind": "rms_norm"}, "(rms_norm by farm:streamk) on rank 0"),
+        ({"steps": (3, 3)}, "on rank 0, step 3, token 17"),
+    ],
+)
+def test_what_is_known_of_the_operation(changes: dict[str, Any], told: str) -> None:
+    assert told in divergence_words(divergence(**changes))
+
+
+def test_every_report_tells_where_a_group_parted_and_what_ran() -> None:
+    record = traced()
+    markdown, page = render_markdown(record), render_html(record)
+    document = json.loads(json_text("run", run_document(record)))
+    assert "**parted first**" in markdown and "- fp8\\_gemm ran as farm:streamk (9 operations" in markdown
+    assert "parted first" in page and "What ran in streamk" in page and "fp8_gemm ran as farm:streamk" in page
+    assert document["summary"]["configurations"][0]["first_divergence"] == PARTED
+    assert document["judgement"]["verdicts"][0]["divergence"]["op"] == "layers.0.self_attn.qkv_a_proj"
+    assert document["judgement"]["coverage"][1]["outside"] is True
+    assert RunRecord.model_validate_json(record.model_dump_json()) == record

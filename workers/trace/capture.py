@@ -1,0 +1,82 @@
+"""The tensors of one operation that parted: the row that did, and a file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import torch
+
+from workers.model.recorder import Tensors
+from workers.trace.digests import flat_bytes
+from workers.trace.recorder import Captured
+
+LARGEST = 512 * 1024 * 1024
+"""Bytes of tensors that are kept for ``farm repro``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one token was given, and what came of it."""
+
+    place: int
+    """Of its first row in the output."""
+    count: int
+    """Rows of the output that it has."""
+    inputs: Tensors
+    output: torch.Tensor
+
+
+def row_of(captured: Captured | None, token: int) -> Row | None:
+    """A token's row of the step; None where the operation did not run, or did not see the token."""
+    if captured is None:
+        return None
+    if captured.tokens is None:
+        place, rows = token, captured.step_tokens
+    else:
+        found = (captured.tokens == token).nonzero()
+        if len(found) == 0:
+            return None
+        place, rows = int(found[0]), len(captured.tokens)
+    if place >= rows:
+        return None
+
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        each = tensor.shape[0] // rows
+        return tensor[place * each : (place + 1) * each]
+
+    count = captured.output.shape[0] // rows
+    return Row(place * count, count, tuple(map(of, captured.inputs)), of(captured.output))
+
+
+def same_bits(first: Tensors, second: Tensors) -> bool:
+    return all(
+        a.shape == b.shape and torch.equal(flat_bytes(a.contiguous()), flat_bytes(b.contiguous()))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def pack(captured: tuple[Captured, Captured], rows: tuple[Row, Row], about: dict[str, object]) -> bytes | None:
+    """A safetensors file with the inputs and outputs of both and the weights; None if it would be too large.
+
+    Names are ``first.inputs.0``, ``second.output``, ``weights.1``. The metadata's ``farm`` is JSON: ``about``, of both
+    the ``rows`` of the output that parted, [first, behind the last], and which tensors were ``turned`` to be
+    contiguous: of these the transpose is what was used.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, one in zip(("first", "second"), captured, strict=True):
+        tensors |= {f"{name}.inputs.{i}": tensor for i, tensor in enumerate(one.inputs)}
+        tensors[f"{name}.output"] = one.output
+    tensors |= {f"weights.{i}": tensor for i, tensor in enumerate(captured[0].weights)}
+    if sum(tensor.nbytes for tensor in tensors.values()) > LARGEST:
+        return None
+    turned = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.dim() == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous()
+    ]
+    kept = {name: (tensor.t() if name in turned else tensor).contiguous() for name, tensor in tensors.items()}
+    told = {**about, "rows": [[row.place, row.place + row.count] for row in rows], "turned": turned}
+    return save(kept, {"farm": json.dumps(told)})
