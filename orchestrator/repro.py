@@ -45,8 +45,8 @@ for name, side in sides.items():
     call = operation.call(side, torch.device(arguments.device))
     if call is None:
         raise SystemExit("this operation needs all ranks or the cache: the two outputs above are what there is")
-    row = lambda: call()[side.rows].cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    found = {{row() for _ in range(arguments.runs)}}
+    rows = (call()[side.rows].cpu().contiguous() for _ in range(arguments.runs))
+    found = {{row.view(torch.uint8).numpy().tobytes() for row in rows}}
     print(f"{{name}} inputs: {{len(found)}} distinct outputs of the row in {{arguments.runs}} runs")
     outputs |= found
 print(f"unique outputs: {{len(outputs)}}")
