@@ -25,6 +25,24 @@ def test_the_demo_is_the_one_that_was_run() -> None:
     assert [line for line in lines if line not in demo] == []
 
 
+def test_the_model_run_is_the_one_that_was_run() -> None:
+    ran = {line.rstrip() for line in (ROOT / "docs" / "results" / "model-nano.txt").read_text().splitlines()}
+    shown = re.search(r"## Models.*?```text\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    lines = [line.rstrip() for line in shown[1].splitlines() if line.strip() != "…"]
+    assert len(lines) > 10
+    assert [line for line in lines if line not in ran] == []
+
+
+def test_the_models_speed_is_that_of_the_file() -> None:
+    bench = results("h200-x2-model-bench.json")
+    deterministic, costs = bench["ways"]["deterministic"], bench["cost_of_determinism"]["decode"].values()
+    floors = [step["times_floor"] for step in deterministic["decode"]]
+    assert f"takes {min(floors):.1f} to {max(floors):.1f} times the time to read the weights" in README
+    assert f"{min(costs):.2f} to {max(costs):.2f} of the time of the ordinary operations" in README
+    assert f"{deterministic['prefill']['gemm_share']:.0%} of prefill".replace("%", " %") in README
+
+
 def test_the_cpu_kernels_are_as_fast_as_they_were_measured() -> None:
     timings = results("cpu-bench.json")["gemm"]
     seeds = [timing for timing in timings if timing["shape"] in ([1024, 4096, 1024], [2048, 2048, 2048])]
