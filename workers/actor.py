@@ -5,7 +5,7 @@ from __future__ import annotations
 from specs.job import Device, Property
 from specs.result import Environment
 from specs.unit import KernelUnit
-from workers.failure import Failure, failure_of
+from workers.failure import told
 from workers.runner import Known, Outputs, Runner
 
 
@@ -20,24 +20,20 @@ class Worker:
         """Answers as soon as the worker has its resources."""
         return True
 
-    def prepare(self) -> Environment | Failure:
+    @told
+    def prepare(self) -> Environment:
         """Build or load the kernels; what comes back is compared with the other workers' before anything is run."""
-        try:
-            import torch
+        import torch
 
-            self._runner = Runner(torch.device("cuda", 0) if self._device is Device.CUDA else torch.device("cpu"))
-            return self._runner.environment
-        except Exception as error:
-            return failure_of(error)
+        self._runner = Runner(torch.device("cuda", 0) if self._device is Device.CUDA else torch.device("cpu"))
+        return self._runner.environment
 
-    def run(self, unit: KernelUnit, attempt: int, known: Known) -> Outputs | Failure:
+    @told
+    def run(self, unit: KernelUnit, attempt: int, known: Known) -> Outputs:
         """Run one unit, after ``prepare``."""
         assert self._runner is not None
-        try:
-            if unit.purpose is Property.CROSS_PROCESS:
-                from workers.fresh import run_fresh
+        if unit.purpose is Property.CROSS_PROCESS:
+            from workers.fresh import run_fresh
 
-                return run_fresh(unit, attempt, known)
-            return self._runner.run(unit, attempt, known)
-        except Exception as error:
-            return failure_of(error)
+            return run_fresh(unit, attempt, known)
+        return self._runner.run(unit, attempt, known)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from specs.errors import FarmError, UsageError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,20 @@ class Failure:
     usage: bool = False
 
 
-def failure_of(error: Exception) -> Failure:
+def told(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T | Failure]:
+    """The method with exceptions as answers, since Ray would wrap them, or lose what it can't unpickle."""
+
+    @wraps(method)
+    def answering(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T | Failure:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            return _failure_of(error)
+
+    return answering
+
+
+def _failure_of(error: Exception) -> Failure:
     """What is sent in the place of an exception."""
     expected = isinstance(error, FarmError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"

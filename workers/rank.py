@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from specs.errors import InfrastructureError
 from specs.job import Device
 from specs.model_job import ModelJob
 from specs.result import Environment
 from specs.unit import ModelUnit
-from workers.failure import Failure, failure_of
+from workers.failure import told
 from workers.runner import Known, Outputs
 
 if TYPE_CHECKING:
@@ -23,23 +21,6 @@ if TYPE_CHECKING:
 
 COLLECTIVE_TIMEOUT_S = 24 * 3600.0
 """Of torch's own watchdog. The farm's time-outs come long before, and know which rank was late."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def _told(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T | Failure]:
-    """The method with exceptions as answers, since Ray would wrap them, or lose what it can't unpickle."""
-
-    @wraps(method)
-    def answering(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T | Failure:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            return failure_of(error)
-
-    return answering
 
 
 class Rank:
@@ -55,7 +36,7 @@ class Rank:
         """Answers as soon as the process is there."""
         return True
 
-    @_told
+    @told
     def prepare(self) -> Environment:
         """Build or load the kernels; what comes back is compared with the other ranks'."""
         import torch
@@ -67,7 +48,7 @@ class Rank:
             torch.cuda.set_device(self.device)
         return capture(self.device, build("cuda" if self._on_cuda else "cpu").key)
 
-    @_told
+    @told
     def open_rendezvous(self) -> tuple[str, int]:
         """Of rank 0: this node's address, and a port that was free and is held from now on."""
         import ray
@@ -76,7 +57,7 @@ class Rank:
         self._store = _tcp_store()(address, 0, self._target.tp, is_master=True, wait_for_workers=False)
         return address, self._store.port
 
-    @_told
+    @told
     def arrive(self, address: str, port: int) -> bool:
         """Reach rank 0's store; no other rank is waited for."""
         if self._store is None:
@@ -84,7 +65,7 @@ class Rank:
         self._store.set(f"rank {self._rank}", "here")
         return True
 
-    @_told
+    @told
     def join(self, timeout_s: float) -> bool:
         """Make the process group, and see that all ranks add up."""
         import torch
@@ -106,7 +87,7 @@ class Rank:
             raise InfrastructureError(f"the ranks' ones add up to {float(total):g}, not to {self._target.tp}")
         return True
 
-    @_told
+    @told
     def load(self) -> bool:
         """Build this rank's share of the model, and the engine."""
         from workers.model_runner import ModelRunner
@@ -114,7 +95,7 @@ class Rank:
         self._runner = ModelRunner(self._job, self._target, self._rank, self.device)
         return True
 
-    @_told
+    @told
     def run(self, unit: ModelUnit, attempt: int, known: Known) -> Outputs | None:
         """Run one unit beside the other ranks; rank 0's outputs are the gang's."""
         assert self._runner is not None
