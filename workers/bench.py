@@ -16,6 +16,7 @@ from workers.gemm.inputs import make_inputs
 from workers.gemm.native import VARIANTS, NativeGemm
 from workers.gemm.reference import dequantise_a, dequantise_b
 from workers.gemm.target import Conditions, GemmInputs
+from workers.timing import wall_seconds
 
 TORCH_FP32 = "torch-fp32"
 SMALL_M_SHAPES = tuple(Shape(m, 7168, 1536) for m in (1, 4, 16, 64))
@@ -70,9 +71,7 @@ def measure(launches: Mapping[str, Callable[[], object]], *, rounds: int, calls:
             time.sleep(_SETTLE_SECONDS)
             launch()
             for _ in range(calls):
-                started = time.perf_counter()
-                launch()
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(wall_seconds(launch))
     return seconds
 
 

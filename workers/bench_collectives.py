@@ -22,7 +22,7 @@ import torch.distributed as dist
 from workers.graphs import capture
 from workers.model.collectives import PINNED_NCCL, Collective, make_collective
 from workers.model.sharding import Ranks
-from workers.timing import seconds_between
+from workers.timing import seconds_between, wall_seconds
 
 TOKENS = (1, 64, 512, 2048)
 GROUPS = (("nccl", "tree", "ordered"), ("nccl-pinned",))
@@ -175,9 +175,7 @@ def _slowest(work: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
             turns.append(seconds_between(work) / CALLS)
         else:
-            started = time.perf_counter()
-            work()
-            turns.append((time.perf_counter() - started) / CALLS)
+            turns.append(wall_seconds(work) / CALLS)
     slowest = torch.tensor(statistics.median(turns), dtype=torch.float64, device=device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     return float(slowest)

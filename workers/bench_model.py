@@ -24,7 +24,7 @@ from workers.model.sharding import Ranks
 from workers.model.step import Step
 from workers.model.tensors import tensor_specs
 from workers.model.weights import RandomWeights
-from workers.timing import seconds_between
+from workers.timing import seconds_between, wall_seconds
 
 PAGE_SIZE = 64
 TURNS = 3
@@ -88,7 +88,7 @@ class ModelBench:
         self._listener.told = None
         weight_bytes = _bytes_read(self._config, routed.experts)
         if self._device.type != "cuda":
-            return DecodeTime(batch, _median(lambda: _wall_seconds(lambda: self._forward(step))), False, weight_bytes)
+            return DecodeTime(batch, _median(lambda: wall_seconds(lambda: self._forward(step))), False, weight_bytes)
         graph = capture(lambda: self._forward(step))
         again: Callable[[], object] = graph.replay if graph is not None else lambda: self._forward(step)
         again()
@@ -203,9 +203,3 @@ def _bytes_read(config: ModelConfig, experts: int) -> int:
 
 def _median(seconds: Callable[[], float]) -> float:
     return statistics.median(seconds() for _ in range(TURNS))
-
-
-def _wall_seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -22,7 +22,7 @@ from workers.gemm.targets import find_target
 from workers.ledger import Ledger
 from workers.problem import TORCH_DTYPES, Problem
 from workers.stress import Stressed
-from workers.timing import LaunchTimes, rotated, time_launches
+from workers.timing import LaunchTimes, rotated, time_launches, wall_seconds
 
 ACROSS_DEVICES = "all devices"
 """Stratum of cross_device, the one property whose samples may come from different devices."""
@@ -121,9 +121,4 @@ def _unsupported(unit: KernelUnit, target: GemmTarget, device: torch.device) -> 
 
 
 def _times_on_cpu(launch: Launch, launches: int) -> LaunchTimes:
-    seconds = []
-    for _ in range(launches):
-        started = time.perf_counter()
-        launch(QUIET)
-        seconds.append(time.perf_counter() - started)
-    return LaunchTimes(tuple(seconds), launches=1, captured=False)
+    return LaunchTimes(tuple(wall_seconds(lambda: launch(QUIET)) for _ in range(launches)), launches=1, captured=False)

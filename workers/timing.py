@@ -8,6 +8,7 @@ would behind the kernel that has just written them, and so does the block that t
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,13 @@ def seconds_between(work: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    """What the host takes for ``work``."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 class _Run:
