@@ -15,7 +15,7 @@ constexpr int kSkinnyTokens = 32, kSkinnyTokensIfSplit = 512;
 // that a CTA for each tile and segment does. Of (n, k) alone, or results would depend on the batch.
 int segments_of(int n, int k_blocks) {
   constexpr int kMost = 4, kFewestBlocks = 8, kCtas = 40;
-  const int tiles = (n + 63) / 64;
+  const int tiles = ceil_div(n, 64);
   return std::max(1, std::min({kMost, k_blocks / kFewestBlocks, kCtas / tiles}));
 }
 

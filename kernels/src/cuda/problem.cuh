@@ -14,6 +14,8 @@ namespace farm {
 constexpr int kBlockK = 128;     // one scale of A and of B spans this much of K, and one row of an operand in a stage
 constexpr int kScaleRows = 128;  // rows of B that share a scale
 
+__host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
 struct Problem {
   int m, n, k_blocks, segments;
   int out_dtype;  // farm_dtype

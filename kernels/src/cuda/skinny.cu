@@ -18,7 +18,7 @@ int ring_stages(const Device &device, const Problem &p, int ctas) {
   for (int s = 0; s < p.segments; ++s)
     blocks = std::max(blocks, segment_begin(p.k_blocks, p.segments, s + 1) - segment_begin(p.k_blocks, p.segments, s));
   const int wanted = blocks >= kLongK ? 1 : 2;
-  const int per_sm = std::clamp((ctas + device.sm_count - 1) / device.sm_count, wanted, 4);
+  const int per_sm = std::clamp(ceil_div(ctas, device.sm_count), wanted, 4);
   const int fit = kSmem / per_sm / (Shape::kStageBytes + Shape::kScaleFloats * 4 + 16);
   int stages = std::max(std::min(blocks, fit), std::min(blocks, kFewest));
   while (stages > kFewest && Shape::smem_bytes(stages) > kSmem / std::min(per_sm, 2)) --stages;
@@ -30,7 +30,7 @@ int run(const Device &device, const Operands &operands, const Problem &p, int sm
   using Shape = SkinnyShape<kTokens>;
   CUtensorMap map_weights, map_tokens;
   if (const int status = tensor_map(&map_weights, operands.b, {Shape::kRows, kBlockK})) return status;
-  const int tiles = (p.n + Shape::kRows - 1) / Shape::kRows, columns = (p.m + kTokens - 1) / kTokens;
+  const int tiles = ceil_div(p.n, Shape::kRows), columns = ceil_div(p.m, kTokens);
   int stages = ring_stages<Shape>(device, p, tiles * p.segments * columns);
   // Where the caller limits the SMs, as many launches as it takes for none to have more CTAs than that.
   const bool limited = sm_count < device.sm_count;
@@ -46,7 +46,7 @@ int run(const Device &device, const Operands &operands, const Problem &p, int sm
     const Matrix rows{static_cast<const char *>(a.data) + token * a.ld, part.m, a.columns, a.ld};
     if (const int status = tensor_map(&map_tokens, rows, {kTokens, kBlockK})) return status;
     for (int tile = 0; tile < tiles; tile += tiles_at_once) {
-      const dim3 grid(std::min(tiles_at_once, tiles - tile) * p.segments, (part.m + kTokens - 1) / kTokens);
+      const dim3 grid(std::min(tiles_at_once, tiles - tile) * p.segments, ceil_div(part.m, kTokens));
       const Launch config{grid, Shape::kThreads, p.segments, Shape::smem_bytes(stages), stream, true};
       void *args[] = {&map_weights, &map_tokens, &part, &tile, &stages};
       if (const int status = launch(device, kernel, config, args)) return status;

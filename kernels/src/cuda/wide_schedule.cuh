@@ -59,8 +59,6 @@ __device__ __forceinline__ int worker_of(int64_t x, int64_t units, int workers) 
   return static_cast<int>(((x + 1) * workers - 1) / units);
 }
 
-__host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // Walks the pieces of work of one CTA; producers and consumers walk it alike.
 template <typename Shape>
 class Schedule {
