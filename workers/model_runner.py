@@ -12,7 +12,7 @@ from specs.job import Mode
 from specs.model_job import ModelJob, ModelTarget
 from specs.result import Environment, Generation, UnitResult
 from specs.subject import Prompt
-from specs.uniqueness import UniquenessTable
+from specs.uniqueness import Cell, UniquenessTable
 from specs.unit import Group, ModelUnit
 from workers.build import Backend, build
 from workers.drawing import PAIRED, batches_text, counted_as, drawn, read_prompts
@@ -116,6 +116,8 @@ class _Count:
         self._job, self._unit = job, unit
         self._shown: dict[str, int] = {}
         """Of each prompt, how many distinct samples the farm has from other units."""
+        self._cells: dict[str, Cell] = {}
+        """Of each prompt, that of one of its groups: all groups of a prompt count the same samples."""
         self._ledgers: dict[str, list[Ledger]] = {}
         self.kept: dict[Group, dict[str, bytes]] = {}
         """Of each group, samples by digest in hex."""
@@ -123,22 +125,22 @@ class _Count:
             assert isinstance(group.subject, Prompt)
             cell = table.cell(group, where.stratum)
             ledger = Ledger(unit, attempt, where, cell, known.get(group, frozenset()))
+            self._cells.setdefault(group.subject.name, cell)
             self._ledgers.setdefault(group.subject.name, []).append(ledger)
             self.kept[group] = ledger.samples
             self._shown.setdefault(group.subject.name, len(known.get(group, ())))
         self._bytes: dict[bytes, bytes] = {}
-        self._seen: dict[tuple[str, int], dict[bytes, int]] = {}
-        """Of each prompt and item, the digests and the batch that each was first seen in."""
 
     def flips(self) -> list[Flip]:
         """One of each prompt that parted here and that no unit before has shown to part."""
-        found: dict[str, Flip] = {}
-        for (name, item), digests in self._seen.items():
-            shown = self._shown[name]
-            if len(digests) > 1 and shown < KEPT_SAMPLES:
-                batches = dict.fromkeys(digests.values())
-                found.setdefault(name, Flip(name, item, tuple(batches)[:2]))
-        return list(found.values())
+        found = []
+        for name, cell in self._cells.items():
+            parted = (item for item, tallies in cell.items.items() if len(tallies) > 1)
+            item = next(parted, None)
+            if item is not None and self._shown[name] < KEPT_SAMPLES:
+                batches = dict.fromkeys(tally.first.trial for tally in cell.items[item].values())
+                found.append(Flip(name, item, tuple(batches)[:2]))
+        return found
 
     def trial(self, trial: Trial, samples: list[Sample]) -> None:
         """All samples of one batch."""
@@ -148,7 +150,6 @@ class _Count:
             self._bytes.setdefault(digest, sample.data)
             conditions = f"row {sample.row} of {len(trial.rows)}"
             for name, item in counted_as(self._job, sample, self._unit.mode):
-                self._seen.setdefault((name, item), {}).setdefault(digest, trial.number)
                 for ledger in self._ledgers[name]:
                     if name not in begun:
                         ledger.begin_trial()

@@ -27,14 +27,17 @@ def make_inputs(m: int, n: int, k: int, *, seed: int, device: torch.device | str
     b = torch.randn(n, k, dtype=torch.bfloat16, device=device, generator=generator)
     mat_a, scales_a = quantise_rows(a)
     mat_b, scales_b = quantise_blocks(b)
-    return GemmInputs(mat_a, mat_b.t(), scales_a.t().contiguous().t(), scales_b.t())
+    return GemmInputs(mat_a, mat_b.t(), scales_a, scales_b.t())
 
 
 def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, k) to e4m3 of the same shape and float32 scales (rows, k/128): amax of each row's 128-block / 448."""
+    """(rows, k) to e4m3 of the same shape and float32 scales (rows, k/128): amax of each row's 128-block / 448.
+
+    The scales have stride(0) == 1, as the kernels take them.
+    """
     blocks = x.float().view(x.shape[0], -1, BLOCK)
     scales = _scales(blocks.abs().amax(dim=2))
-    return _to_fp8(blocks / scales[:, :, None]).flatten(1), scales
+    return _to_fp8(blocks / scales[:, :, None]).flatten(1), scales.t().contiguous().t()
 
 
 def quantise_blocks(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
