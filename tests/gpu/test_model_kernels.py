@@ -72,6 +72,19 @@ def test_activation_and_sum_of_experts(triton: Ops) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size, pieces", [(2048, 1), (18432, 1), (128, 1), (1536, 4)])
+def test_activation_with_quantisation_to_the_bit(triton: Ops, size: int, pieces: int, dtype: torch.dtype) -> None:
+    pool = 3 * random(MOST, 2 * size, dtype=dtype)
+    wanted = triton.silu_multiply(pool.view(MOST * pieces, -1)).view(MOST, -1)
+    wanted_codes, wanted_scales = triton.quantise(wanted)
+    for plain in (True, False):
+        activated, codes, scales = triton.silu_multiply_quantise(pool, pieces=pieces, plain=plain)
+        assert torch.equal(activated, wanted) if activated is not None else not plain
+        assert torch.equal(codes.view(torch.uint8), wanted_codes.view(torch.uint8))
+        assert torch.equal(scales, wanted_scales) and scales.stride(0) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("n, k", WEIGHTS)
 def test_matmul(triton: Ops, n: int, k: int, dtype: torch.dtype) -> None:
     pool, weight = random(MOST, k, dtype=dtype), random(n, k, seed=1, dtype=dtype)

@@ -17,7 +17,7 @@ import torch
 
 from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
-from workers.model.ops import AttentionShape
+from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
 from workers.model.step import Step
 
@@ -51,7 +51,7 @@ class _Block:
     """(rows, 1, SPLIT) bool: keys that a query must not see"""
 
 
-class FixedOps:
+class FixedOps(Ops):
     source = "fixed"
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,7 +60,34 @@ def prepare(context: Context, name: str, x: torch.Tensor, tokens: torch.Tensor |
     """``x`` (T, k) as the model's linears take it; ``tokens`` as a recorder takes them."""
     if context.numerics.gemm is None:
         return Rows(x)
-    codes, scales = context.ops.quantise(x)
+    return _told(context, name, x, context.ops.quantise(x), tokens)
+
+
+def activate(
+    context: Context,
+    name: str,
+    linear: str,
+    gate_up: torch.Tensor,
+    *,
+    pieces: int = 1,
+    tokens: torch.Tensor | None = None,
+) -> Rows:
+    """The gated activation of ``pieces`` side by side (T, 2 n), told as ``name``, as ``linear`` takes it."""
+    ops, active = context.ops, context.recorder.active
+    if context.numerics.gemm is None:
+        plain = ops.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
+        return Rows(context.ran(name, "silu_multiply", (gate_up,), plain, tokens=tokens))
+    activated, *quantised = ops.silu_multiply_quantise(gate_up, pieces=pieces, plain=active)
+    if activated is None:
+        return Rows(*quantised)
+    context.ran(name, "silu_multiply", (gate_up,), activated, tokens=tokens)
+    return _told(context, linear, activated, quantised, tokens)
+
+
+def _told(
+    context: Context, name: str, x: torch.Tensor, quantised: Sequence[torch.Tensor], tokens: torch.Tensor | None
+) -> Rows:
+    codes, scales = quantised
     for part, tensor in (("quantise", codes), ("quantise.scales", scales)):
         context.ran(f"{name}.{part}", "quantise", (x,), tensor, tokens=tokens)
     return Rows(codes, scales)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from workers.model.context import Context
-from workers.model.linear import ColumnParallel, RowParallel, Rows, prepare, read_weight
+from workers.model.linear import ColumnParallel, RowParallel, Rows, activate, read_weight
 
 
 class MLP:
@@ -23,8 +23,5 @@ class MLP:
     def __call__(self, rows: Rows) -> torch.Tensor:
         """(T, hidden) to this rank's partial sums (P, T, hidden)."""
         gate_up = self._gate_up_proj(rows)
-        # The pieces lie side by side, and each is gates first.
-        pieces = gate_up.view(gate_up.shape[0] * self._context.pieces.count, -1)
-        activated = self._context.ops.silu_multiply(pieces).view(gate_up.shape[0], -1)
-        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated)
-        return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated))
+        names = f"{self._name}.activation", f"{self._name}.down_proj"
+        return self._down_proj(activate(self._context, *names, gate_up, pieces=self._context.pieces.count))

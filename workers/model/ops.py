@@ -54,6 +54,16 @@ class Ops(Protocol):
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         """(T, 2 n) to (T, n): silu of the first half times the second, in float32."""
 
+    def silu_multiply_quantise(
+        self, gate_up: torch.Tensor, *, pieces: int, plain: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """``silu_multiply`` of each of ``pieces`` side by side (T, 2 n), and what ``quantise`` gives of that.
+
+        To the bit as one after the other. The first may be None where it is not asked for as ``plain``.
+        """
+        activated = self.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
+        return activated, *self.quantise(activated)
+
     def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """(T, k, n) times weights (T, k) float32, added over k in order and in float32, to (T, n)."""
 

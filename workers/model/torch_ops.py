@@ -9,7 +9,7 @@ import torch
 
 from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
-from workers.model.ops import AttentionShape
+from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
 from workers.model.step import Step
 
@@ -26,7 +26,7 @@ class _Group:
     """(sequences, tokens, 1, L) bool: keys that a query must not see"""
 
 
-class TorchOps:
+class TorchOps(Ops):
     source = "torch"
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -31,6 +31,11 @@ class TritonOps:
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         return triton_rows.silu_multiply(gate_up)
 
+    def silu_multiply_quantise(
+        self, gate_up: torch.Tensor, *, pieces: int, plain: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        return triton_rows.silu_multiply_quantise(gate_up, pieces=pieces, plain=plain)
+
     def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return triton_rows.weighted_sum(outputs, weights)
 

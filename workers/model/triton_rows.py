@@ -41,6 +41,33 @@ def silu_multiply(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def silu_multiply_quantise(
+    gate_up: torch.Tensor, *, pieces: int, plain: bool
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """(T, 2 n), contiguous, to what ``silu_multiply`` and ``quantise`` give, to the bit: (T, n), its codes and scales.
+
+    Of ``pieces`` side by side each has its gates first; n / pieces is a multiple of 128. The first is None unless
+    ``plain``.
+    """
+    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    activated = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device) if plain else None
+    codes = torch.empty(rows, size, dtype=FP8, device=gate_up.device)
+    scales = torch.empty(size // BLOCK, rows, dtype=torch.float32, device=gate_up.device).t()
+    grid = (rows, triton.cdiv(size // BLOCK, _BLOCKS_AT_ONCE))
+    _silu_multiply_quantise[grid](
+        gate_up,
+        activated,
+        codes,
+        scales,
+        size // BLOCK,
+        size // BLOCK // pieces,
+        scales.stride(1),
+        BLOCKS=_BLOCKS_AT_ONCE,
+        SIZE=BLOCK,
+    )
+    return activated, codes, scales
+
+
 def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """(T, k, n) times (T, k), contiguous, added over k in order, to (T, n)."""
     rows, count, size = outputs.shape
@@ -57,6 +84,44 @@ def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: t
     gate = tl.load(gate_up + row * 2 * size + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * size + size + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * size + columns, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _quantised(values: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """(blocks, 128) float32 to codes and scales."""
+    # Divisions rounded as IEEE has them: Triton's own are not.
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(values), axis=1), 448.0), 1e-8)
+    ratio = tl.div_rn(values, tl.broadcast_to(scale[:, None], values.shape))
+    return tl.minimum(tl.maximum(ratio, -448.0), 448.0).to(tl.float8e4nv), scale
+
+
+@triton.jit(do_not_specialize=["blocks", "piece", "stride_scales"])  # one program for every number of rows
+def _silu_multiply_quantise(
+    gate_up: tl.tensor,
+    activated: tl.tensor | None,
+    codes: tl.tensor,
+    scales: tl.tensor,
+    blocks: tl.tensor,
+    piece: tl.tensor,
+    stride_scales: tl.tensor,
+    BLOCKS: tl.constexpr,
+    SIZE: tl.constexpr,
+) -> None:
+    """``piece`` blocks of gates stand before as many of the same piece that they are multiplied with."""
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    within = tl.arange(0, SIZE)[None, :]
+    inside = (block < blocks)[:, None]
+    gates = gate_up + row * 2 * blocks * SIZE + (block + block // piece * piece)[:, None] * SIZE + within
+    gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gates + piece * SIZE, mask=inside, other=0.0).to(tl.float32)
+    product = (gate / (1.0 + tl.exp(-gate)) * up).to(gate_up.dtype.element_ty)
+    to = row * blocks * SIZE + block[:, None] * SIZE + within
+    if activated is not None:
+        tl.store(activated + to, product, mask=inside)
+    code, scale = _quantised(product.to(tl.float32))
+    tl.store(codes + to, code, mask=inside)
+    tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
 
 
 @triton.jit
@@ -114,9 +179,6 @@ def _quantise(
     columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     inside = (block < blocks)[:, None]
     values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    # Divisions rounded as IEEE has them: Triton's own are not.
-    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(values), axis=1), 448.0), 1e-8)
-    ratio = tl.div_rn(values, tl.broadcast_to(scale[:, None], (BLOCKS, SIZE)))
-    ratio = tl.minimum(tl.maximum(ratio, -448.0), 448.0)
-    tl.store(codes + row * stride_codes + columns, ratio.to(tl.float8e4nv), mask=inside)
+    code, scale = _quantised(values)
+    tl.store(codes + row * stride_codes + columns, code, mask=inside)
     tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
