@@ -5,6 +5,7 @@ find_package(Threads REQUIRED)
 add_library(farm_cpu SHARED
   src/cpu/api.cpp
   src/cpu/check.cpp
+  src/cpu/digest.cpp
   src/cpu/isa.cpp
   src/cpu/micro_portable.cpp
   src/cpu/plan.cpp
@@ -17,9 +18,11 @@ add_library(farm_cpu SHARED
 set(FARM_CPU_FLAGS -O3 -fno-fast-math -ffp-contract=off -Wall -Wextra)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  target_sources(farm_cpu PRIVATE src/cpu/micro_avx2.cpp src/cpu/micro_avx512.cpp)
+  target_sources(farm_cpu PRIVATE src/cpu/digest_avx512.cpp src/cpu/micro_avx2.cpp src/cpu/micro_avx512.cpp)
   target_compile_definitions(farm_cpu PRIVATE FARM_X86=1)
   set_source_files_properties(src/cpu/micro_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  set_source_files_properties(src/cpu/digest_avx512.cpp PROPERTIES
+    COMPILE_OPTIONS "-mavx512f;-mavx512dq;-mprefer-vector-width=512")
   # Where its functions start moves the speed of the AVX-512 product by up to 3 %: at a cache line's start it is good.
   set_source_files_properties(src/cpu/micro_avx512.cpp PROPERTIES
     COMPILE_OPTIONS "-falign-functions=64;-mavx512f;-mavx512bw;-mavx512vl;-mavx2;-mfma;-mf16c")

@@ -1,5 +1,6 @@
-/* C ABI of what the farm looks at results with, in libfarm_cuda.so. Everything is enqueued on a stream (cudaStream_t),
- * may be captured in a graph, and returns a farm_status.
+/* C ABI of what the farm looks at results with. Of libfarm_cuda.so everything is enqueued on a stream (cudaStream_t),
+ * may be captured in a graph, and returns a farm_status. libfarm_cpu.so has farm_digest_rows alone, and its stream is
+ * unused.
  */
 #ifndef FARM_OBSERVE_H
 #define FARM_OBSERVE_H
@@ -12,8 +13,9 @@ extern "C" {
 
 /* 128-bit digests of `rows` byte ranges of `row_bytes` each, `row_stride` bytes apart: digests[r] += digest of row r.
  * `digests` (two uint64 a row, on the device) is zeroed by the caller. Digests are sums over 8-byte words, each mixed
- * with its place in the row, so that blocks may add them up in any order. `data` and `row_stride` are multiples of 16,
- * `row_bytes` of 8; rows of different lengths are not meant to be compared.
+ * with its place in the row, so that blocks may add them up in any order. Rows of different lengths are not meant to be
+ * compared. CUDA: `data` and `row_stride` are multiples of 16, `row_bytes` of 8. CPU: they may be anything, and a last
+ * word of fewer bytes is filled up with zeros.
  */
 FARM_API int farm_digest_rows(const void *data, int64_t rows, int64_t row_bytes, int64_t row_stride, void *digests,
                               void *stream);

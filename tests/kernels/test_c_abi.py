@@ -12,23 +12,30 @@ import torch
 from tests.kernels.cases import inputs_of
 from workers.build import kernels_folder
 from workers.errors import KernelError
-from workers.gemm import native
+from workers.gemm import grouped, native
 
 HEADER = kernels_folder() / "include" / "farm_kernels.h"
 
 
-def test_the_ctypes_struct_is_the_header_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "header, struct, mirror",
+    [("farm_kernels.h", "farm_gemm", native.FarmGemm), ("farm_grouped.h", "farm_groups", grouped.FarmGroups)],
+)
+def test_the_ctypes_struct_is_the_header_s(
+    header: str, struct: str, mirror: type[ctypes.Structure], tmp_path: Path
+) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     assert compiler
-    fields = [field[0] for field in native._FarmGemm._fields_]
-    prints = "\n".join(f'  printf("{name} %zu\\n", offsetof(farm_gemm, {name}));' for name in fields)
+    fields = [field[0] for field in mirror._fields_]
+    prints = "\n".join(f'  printf("{name} %zu\\n", offsetof({struct}, {name}));' for name in fields)
     (tmp_path / "layout.cpp").write_text(
-        f'#include <cstdio>\n#include "{HEADER}"\nint main() {{\n{prints}\n  printf("%zu\\n", sizeof(farm_gemm));\n}}\n'
+        f'#include <cstdio>\n#include "{HEADER.parent / header}"\n'
+        f'int main() {{\n{prints}\n  printf("%zu\\n", sizeof({struct}));\n}}\n'
     )
     subprocess.run([compiler, "layout.cpp", "-o", "layout"], cwd=tmp_path, check=True)
     told = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout.split("\n")
-    offsets = [f"{name} {getattr(native._FarmGemm, name).offset}" for name in fields]
-    assert told == [*offsets, str(ctypes.sizeof(native._FarmGemm)), ""]
+    offsets = [f"{name} {getattr(mirror, name).offset}" for name in fields]
+    assert told == [*offsets, str(ctypes.sizeof(mirror)), ""]
 
 
 def test_the_numbers_are_the_header_s() -> None:
@@ -85,7 +92,7 @@ def test_the_last_error_is_that_of_the_last_call() -> None:
     library = ctypes.CDLL(str(native.load("cpu").path))
     library.farm_last_error.restype = ctypes.c_char_p
     library.farm_status_message.restype = ctypes.c_char_p
-    args = native._FarmGemm(struct_size=ctypes.sizeof(native._FarmGemm), m=1, n=8, k=100)
+    args = native.FarmGemm(struct_size=ctypes.sizeof(native.FarmGemm), m=1, n=8, k=100)
     size = ctypes.c_size_t()
     assert library.farm_gemm_workspace(ctypes.byref(args), ctypes.byref(size)) == 1
     assert library.farm_last_error() == b"k is 100; it must be a positive multiple of 128"

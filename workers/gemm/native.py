@@ -26,7 +26,7 @@ _ABI_VERSION = 1
 _OK = 0
 
 
-class _FarmGemm(ctypes.Structure):
+class FarmGemm(ctypes.Structure):
     """``farm_gemm`` of farm_kernels.h, field by field."""
 
     _fields_ = (
@@ -64,17 +64,17 @@ class NativeLibrary:
         info: dict[str, Any] = json.loads(self._library.farm_build_info())
         return info
 
-    def workspace_bytes(self, args: _FarmGemm) -> int:
+    def workspace_bytes(self, args: FarmGemm) -> int:
         """Bytes that ``run`` needs for this problem. Raises KernelError where the library refuses it."""
         size = ctypes.c_size_t()
         self._check(self._library.farm_gemm_workspace(ctypes.byref(args), ctypes.byref(size)))
         return size.value
 
-    def run(self, args: _FarmGemm) -> None:
+    def run(self, args: FarmGemm) -> None:
         """Runs (CPU) or enqueues (CUDA). Raises KernelError."""
         self._check(self._library.farm_gemm_run(ctypes.byref(args)))
 
-    def call(self, function: str, *arguments: ctypes._SimpleCData[Any]) -> None:
+    def call(self, function: str, *arguments: Any) -> None:
         """Any other function of the library that returns a status. Raises KernelError."""
         self._check(getattr(self._library, function)(*arguments))
 
@@ -124,7 +124,7 @@ class NativeGemm:
             capability = torch.cuda.get_device_capability(device)
             if capability != (9, 0):
                 return f"{device} has compute capability {capability}; the farm's kernels are for Hopper, (9, 0)"
-        args = _FarmGemm(struct_size=ctypes.sizeof(_FarmGemm), m=m, n=n, k=k)
+        args = FarmGemm(struct_size=ctypes.sizeof(FarmGemm), m=m, n=n, k=k)
         args.variant, args.out_dtype = VARIANTS[self.name], OUT_DTYPES[out_dtype]
         try:
             load(_backend(device)).workspace_bytes(args)
@@ -236,8 +236,8 @@ def _leading(tensor: torch.Tensor, unit: int, name: str, layout: str, remedy: st
     return leading
 
 
-def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> _FarmGemm:
-    args = _FarmGemm(struct_size=ctypes.sizeof(_FarmGemm), variant=variant, out_dtype=OUT_DTYPES[out.dtype])
+def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> FarmGemm:
+    args = FarmGemm(struct_size=ctypes.sizeof(FarmGemm), variant=variant, out_dtype=OUT_DTYPES[out.dtype])
     args.m, args.n, args.k = inputs.m, inputs.n, inputs.k
     args.a, args.b, args.d = inputs.mat_a.data_ptr(), inputs.mat_b.data_ptr(), out.data_ptr()
     args.scale_a, args.scale_b = inputs.scales_a.data_ptr(), inputs.scales_b.data_ptr()

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "farm_grouped.h"
 #include "launch.h"
 
 namespace farm {
@@ -109,10 +110,39 @@ int run(const farm_gemm *g) {
   return run_skinny(plan.device, operands, p, tokens, plan.workers, stream);
 }
 
+int run_grouped(const farm_gemm *g, const farm_groups *groups) {
+  Plan plan;
+  if (const int status = make_plan(g, &plan)) return status;
+  if (const int status = check_memory(g)) return status;
+  if (!groups || !groups->tiles) return fail(FARM_INVALID_ARGUMENT, "a pointer is NULL");
+  if (g->variant != FARM_INVARIANT)
+    return fail(FARM_INVALID_ARGUMENT, "variant is " + std::to_string(g->variant) + ", groups have 3, invariant");
+  constexpr int kRows = 64;
+  if (g->n % kRows)
+    return fail(FARM_INVALID_ARGUMENT, "n is " + std::to_string(g->n) + ", groups need a multiple of 64");
+  const int tokens = groups->tile_tokens;
+  if (tokens < 8 || tokens > 128 || (tokens & (tokens - 1)))
+    return fail(FARM_INVALID_ARGUMENT,
+                "tile_tokens is " + std::to_string(tokens) + ", allowed are 8, 16, 32, 64 and 128");
+  const int64_t rows = int64_t{groups->experts} * g->n;
+  if (groups->experts < 1 || rows > INT32_MAX)
+    return fail(FARM_INVALID_ARGUMENT, "experts is " + std::to_string(groups->experts) + ", allowed are 1 to " +
+                                           std::to_string(INT32_MAX / g->n) + " of n = " + std::to_string(g->n));
+  if (groups->tile_count < 1 || groups->tile_count > 65535)
+    return fail(FARM_INVALID_ARGUMENT,
+                "tile_count is " + std::to_string(groups->tile_count) + ", allowed are 1 to 65535");
+  const Operands operands{{g->a, g->m, g->k, g->lda}, {g->b, static_cast<int>(rows), g->k, g->ldb}};
+  const Groups given{reinterpret_cast<const int4 *>(groups->tiles), groups->out_rows};
+  return run_skinny_groups(plan.device, operands, plan.problem, given, groups->tile_count, tokens,
+                           static_cast<cudaStream_t>(g->stream));
+}
+
 }  // namespace
 }  // namespace farm
 
 extern "C" {
+
+int farm_gemm_run_grouped(const farm_gemm *args, const farm_groups *groups) { return farm::run_grouped(args, groups); }
 
 int farm_gemm_workspace(const farm_gemm *args, size_t *bytes) {
   farm::Plan plan;

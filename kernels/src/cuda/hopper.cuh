@@ -41,6 +41,30 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+// The hardware is content if one lane arrives for its warp, after __syncwarp. racecheck believes only in threads that
+// arrive themselves, so the build that it looks at lets all of them.
+#ifdef FARM_EVERY_LANE_ARRIVES
+constexpr int kArrivingLanes = 32;
+#else
+constexpr int kArrivingLanes = 1;
+#endif
+
+// All lanes of a warp have done what the barrier is about.
+__device__ __forceinline__ void warp_arrive(uint32_t bar, int lane) {
+  __syncwarp();
+  if (lane < kArrivingLanes) barrier_arrive(bar);
+}
+
+// The same for the barriers of all `ranks` CTAs of the cluster.
+__device__ __forceinline__ void warp_arrive_everywhere(uint32_t bar, int lane, int ranks) {
+  __syncwarp();
+  if constexpr (kArrivingLanes == 1) {
+    if (lane < ranks) barrier_arrive(bar, lane);
+  } else {
+    for (int rank = 0; rank < ranks; ++rank) barrier_arrive(bar, rank);
+  }
+}
+
 __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
   asm volatile(
       "{\n .reg .pred done;\n"

@@ -53,6 +53,11 @@ struct Operands {
 int run_skinny(const Device &device, const Operands &operands, const Problem &p, int tokens, int sm_count,
                cudaStream_t stream);
 
+// The same for the tokens of several experts: `count` tiles of at most `tokens` each. operands.b has the experts' weights
+// one below the other.
+int run_skinny_groups(const Device &device, const Operands &operands, const Problem &p, const Groups &groups,
+                      int count, int tokens, cudaStream_t stream);
+
 // Tokens as the tensor core's tall operand, by tiles of the size that should take the least time.
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
 

@@ -24,6 +24,13 @@ struct Problem {
   int64_t ld_scale_a, ld_scale_b, ldd;
 };
 
+// Tiles of tokens of one expert each: expert, first token, tokens, of which there may be none. `rows` are where results
+// go in D, token by token; NULL where they go to the token's own row.
+struct Groups {
+  const int4 *tiles;
+  const int32_t *rows;
+};
+
 // First K block of segment s; all segments but the last have an even number of blocks. Segments depend on (n, k) alone;
 // within one, blocks are added in K order from zero, and then segments are added in order. Every executor of the
 // invariant variant keeps to this, so all give the same bits.

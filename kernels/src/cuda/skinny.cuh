@@ -7,6 +7,7 @@
 // for a turn.
 // Weights are requested before the previous kernel on the stream has finished, so they must not be what it writes
 // unless it ends before its successor begins, as every kernel does that never asked for the contrary.
+// Grouped, the tokens are those of several experts, one after the other, and a table says which are whose.
 #pragma once
 
 #include "problem.cuh"
@@ -40,10 +41,20 @@ struct SkinnyLayout {
   uint32_t weights, tokens, scales, full, empty;  // addresses in shared memory
 };
 
-// One CTA's part: a tile, and the K blocks of its segment.
+// One CTA's part: a tile of the result, and the K blocks of its segment.
 struct SkinnyPart {
-  int first_row, first_token, k_begin, blocks;
+  int first_row, first_token, tokens;
+  int weight_row;        // of its first row in the matrix of weights, which a group's experts share
+  const float *scale_b;  // of its first block
+  int k_begin, blocks;
 };
+
+__device__ __forceinline__ SkinnyPart skinny_part(const Problem &p, int tile, int rows, int4 group, int segment) {
+  const int first_row = tile * rows, k_begin = segment_begin(p.k_blocks, p.segments, segment);
+  const int64_t scale_row = int64_t(group.x) * ceil_div(p.n, kScaleRows) + min(first_row, p.n - 1) / kScaleRows;
+  return {first_row, group.y, group.z, group.x * p.n + first_row, p.scale_b + scale_row * p.ld_scale_b + k_begin,
+          k_begin,   segment_begin(p.k_blocks, p.segments, segment + 1) - k_begin};
+}
 
 // One thread loads weights, several blocks at a time, so that DRAM reads longer stretches of each row.
 template <typename Shape>
@@ -57,7 +68,7 @@ __device__ __forceinline__ void skinny_load_weights(const CUtensorMap *map, cons
       const uint32_t full = at.full + ring.stage * 8;
       barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
       barrier_expect(full, Shape::kWeightBytes);
-      tma_load(at.weights + ring.stage * Shape::kWeightBytes, map, full, (part.k_begin + i) * kBlockK, part.first_row,
+      tma_load(at.weights + ring.stage * Shape::kWeightBytes, map, full, (part.k_begin + i) * kBlockK, part.weight_row,
                kEvictFirst);
     }
   }
@@ -84,15 +95,15 @@ template <typename Shape>
 __device__ __forceinline__ void skinny_load_scales(const Problem &p, const SkinnyLayout &at, int stages,
                                                    const SkinnyPart &part) {
   constexpr int kTokens = Shape::kScaleFloats - 4, kLoads = (kTokens + 31) / 32, kAhead = kLoads == 4 ? 4 : 8;
-  const int lane = threadIdx.x % 32, tokens = min(kTokens, p.m - part.first_token);
+  const int lane = threadIdx.x % 32;
   const float *scale_a = p.scale_a + part.k_begin * p.ld_scale_a + part.first_token + lane;
-  const float *scale_b = p.scale_b + min(part.first_row, p.n - 1) / kScaleRows * p.ld_scale_b + part.k_begin;
+  const float *scale_b = part.scale_b;
   float a[kAhead][kLoads] = {}, b[kAhead];
   int loaded = 0;
   auto load = [&](int u) {
 #pragma unroll
     for (int r = 0; r < kLoads; ++r)
-      if (lane + r * 32 < tokens) a[u][r] = scale_a[r * 32];
+      if (lane + r * 32 < part.tokens) a[u][r] = scale_a[r * 32];
     b[u] = *scale_b;
     if (++loaded < part.blocks) {
       scale_a += p.ld_scale_a;
@@ -113,8 +124,7 @@ __device__ __forceinline__ void skinny_load_scales(const Problem &p, const Skinn
       for (int r = 0; r < kLoads; ++r)
         if (kTokens >= 32 || lane < kTokens) store_shared(to + (lane + r * 32) * 4, a[u][r]);
       if (lane == 0) store_shared(to + kTokens * 4, b[u]);
-      __syncwarp();
-      if (lane == 0) barrier_arrive(at.full + ring.stage * 8);
+      warp_arrive(at.full + ring.stage * 8, lane);
       ring.advance(stages);
       load(u);
     }
@@ -199,8 +209,7 @@ class SkinnyConsumer {
       const float2 a = load_shared_pair(scales + (warp_ / 4 * kTokens + 8 * j + 2 * (lane_ % 4)) * 4);
       scale[j] = make_float2(block_scale(a.x, scale_b), block_scale(a.y, scale_b));
     }
-    __syncwarp();  // all lanes have read their scales
-    if (lane_ == 0) barrier_arrive(at_.empty + done_.stage * 8);
+    warp_arrive(at_.empty + done_.stage * 8, lane_);
     done_.advance(stages_);
 #pragma unroll
     for (int j = 0; j < kTokens / 2; ++j)
@@ -213,7 +222,7 @@ class SkinnyConsumer {
   float sum_[kTokens / 2] = {};
 };
 
-__device__ __forceinline__ void store_four(const Problem &p, int token, int row, float4 v) {
+__device__ __forceinline__ void store_four(const Problem &p, int64_t token, int row, float4 v) {
   const int64_t at = token * p.ldd + row;
   if (p.out_dtype == FARM_FP32) {
     *reinterpret_cast<float4 *>(static_cast<float *>(p.d) + at) = v;
@@ -224,12 +233,12 @@ __device__ __forceinline__ void store_four(const Problem &p, int token, int row,
   }
 }
 
-// Adds the segments in order and writes this CTA's slice of the tile.
-template <typename Shape>
-__device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int segment,
-                                              const SkinnyPart &part) {
+// Adds the segments in order and writes this CTA's slice of the tile: the token's row of D is to(token).
+template <typename Shape, typename To>
+__device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partials, int segment, const SkinnyPart &part,
+                                              To to) {
   constexpr int kMaxSegments = 4, kQuads = Shape::kRows / 4;
-  const int quads = min(p.m - part.first_token, Shape::kGroupTokens * Shape::kWarpgroups) * kQuads;
+  const int quads = part.tokens * kQuads;
   for (int i = segment * Shape::kConsumers + threadIdx.x; i < quads; i += p.segments * Shape::kConsumers) {
     const int token = i / kQuads, row = i % kQuads * 4;
     const uint32_t address = partials + (token * Shape::kPartialStride + row) * 4;
@@ -246,15 +255,15 @@ __device__ __forceinline__ void skinny_reduce(const Problem &p, uint32_t partial
         total.z = __fadd_rn(total.z, sums[s].z);
         total.w = __fadd_rn(total.w, sums[s].w);
       }
-    if (part.first_row + row < p.n) store_four(p, part.first_token + token, part.first_row + row, total);
+    if (part.first_row + row < p.n) store_four(p, to(part.first_token + token), part.first_row + row, total);
   }
 }
 
-// Grid: (tiles * segments, ceil(m / kTokens)), clusters of `segments` CTAs along x.
-template <int kTokens>
+// Grid: (tiles * segments, ceil(m / kTokens), or the number of groups), clusters of `segments` CTAs along x.
+template <int kTokens, bool kGrouped>
 __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
     skinny_kernel(const __grid_constant__ CUtensorMap map_weights, const __grid_constant__ CUtensorMap map_tokens,
-                  const __grid_constant__ Problem p, int first_tile, int stages) {
+                  const __grid_constant__ Problem p, const __grid_constant__ Groups groups, int first_tile, int stages) {
   using Shape = SkinnyShape<kTokens>;
   extern __shared__ uint8_t smem[];
   SkinnyLayout at;
@@ -265,16 +274,20 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
   at.empty = at.full + stages * 8;
 
   const int segment = cluster_rank(), tile = first_tile + blockIdx.x / p.segments;
-  const int k_begin = segment_begin(p.k_blocks, p.segments, segment);
-  const SkinnyPart part{tile * Shape::kRows, int(blockIdx.y) * kTokens, k_begin,
-                        segment_begin(p.k_blocks, p.segments, segment + 1) - k_begin};
+  int4 group{0, int(blockIdx.y) * kTokens, min(kTokens, p.m - int(blockIdx.y) * kTokens), 0};
+  if constexpr (kGrouped) {
+    wait_for_previous_kernel();
+    group = groups.tiles[blockIdx.y];
+    if (group.z == 0) return;  // and so does the whole cluster
+  }
+  const SkinnyPart part = skinny_part(p, tile, Shape::kRows, group, segment);
 
   if (threadIdx.x == Shape::kConsumers) {
     prefetch_map(&map_weights);
     prefetch_map(&map_tokens);
     for (int s = 0; s < stages; ++s) {
-      barrier_init(at.full + s * 8, 3);
-      barrier_init(at.empty + s * 8, Shape::kConsumers / 32);
+      barrier_init(at.full + s * 8, 2 + kArrivingLanes);
+      barrier_init(at.empty + s * 8, Shape::kConsumers / 32 * kArrivingLanes);
     }
     barrier_init_fence();
   }
@@ -296,7 +309,10 @@ __global__ void __launch_bounds__(SkinnyShape<kTokens>::kThreads, 2)
     cluster_sync();
   else
     __syncthreads();
-  if (threadIdx.x < Shape::kConsumers) skinny_reduce<Shape>(p, at.weights, segment, part);
+  if (threadIdx.x < Shape::kConsumers)
+    skinny_reduce<Shape>(p, at.weights, segment, part, [&groups](int token) -> int64_t {
+      return kGrouped && groups.rows ? groups.rows[token] : token;
+    });
   __syncwarp();
   if (p.segments > 1) cluster_meet();  // no CTA leaves while another still reads its partial sums
 }

@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; ++s) {
       barrier_init(at.full + s * 8, 2);
-      barrier_init(at.empty + s * 8, Shape::kCluster * Shape::kConsumers / 32);
+      barrier_init(at.empty + s * 8, Shape::kCluster * Shape::kConsumers / 32 * kArrivingLanes);
     }
     barrier_init_fence();
   }

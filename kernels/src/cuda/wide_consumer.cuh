@@ -165,14 +165,12 @@ class WideConsumer {
     scale_b_[1] = (scale_b_[1] + 1) % 4;
   }
 
-  // Lane i tells CTA i of the cluster that this warp has done with a stage.
   __device__ __forceinline__ void release_stage() const {
-    __syncwarp();
-    if constexpr (Shape::kCluster > 1) {
-      if (lane_ < Shape::kCluster) barrier_arrive(at_.empty + ring_.stage * 8, lane_);
-    } else {
-      if (lane_ == 0) barrier_arrive(at_.empty + ring_.stage * 8);
-    }
+    const uint32_t empty = at_.empty + ring_.stage * 8;
+    if constexpr (Shape::kCluster > 1)
+      warp_arrive_everywhere(empty, lane_, Shape::kCluster);
+    else
+      warp_arrive(empty, lane_);
   }
 
   __device__ __forceinline__ uint32_t out() const { return at_.out + group_ * (Shape::kOutBytes / Shape::kGroups); }
