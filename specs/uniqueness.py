@@ -38,16 +38,19 @@ class Cell:
         self.trials = 0
         self.items: dict[int, dict[bytes, Tally]] = {}
 
-    def add(self, digest: bytes, seen: Sighting, item: int = 0) -> bool:
-        """Count one sample, 16 bytes of digest; True if its item had not shown this digest here before."""
+    def add(self, digest: bytes, seen: Sighting, item: int = 0, samples: int = 1) -> bool:
+        """Count samples of one digest, 16 bytes, the first of them as ``seen``.
+
+        True if their item had not shown this digest here before.
+        """
         tallies = self.items.get(item)
         if tallies is None:
             tallies = self.items[item] = {}
         known = tallies.get(digest)
         if known is None:
-            tallies[digest] = Tally(1, seen)
+            tallies[digest] = Tally(samples, seen)
             return True
-        tallies[digest] = Tally(known[0] + 1, known[1] if known[1] <= seen else seen)
+        tallies[digest] = Tally(known[0] + samples, known[1] if known[1] <= seen else seen)
         return False
 
     def merge(self, other: Cell) -> None:

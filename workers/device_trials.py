@@ -104,9 +104,7 @@ class _Watched:
     def read(self, ledger: Ledger) -> None:
         """Wait for the device and count."""
         torch.cuda.synchronize()
-        for trial, words in enumerate(self._digests.cpu().numpy()):
-            ledger.begin_trial()
-            ledger.count(words.tobytes(), self._unit.first_trial + trial)
+        ledger.repeats(self._digests.cpu().numpy(), self._unit.first_trial)
         assert self._first is not None
         for sample in [self._first] + ([self._kept] if int(self._taken) else []):
             again = torch.zeros(2, dtype=torch.int64, device=sample.device)
