@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.blame import coverage, divergences
@@ -25,7 +26,7 @@ from specs.result import (
 )
 from specs.shapes import Shape
 from specs.subject import Subject, conditions
-from specs.uniqueness import Cell, UniquenessTable
+from specs.uniqueness import Cell, Tally, UniquenessTable
 from specs.unit import Group, KernelUnit, Plan, WorkUnit
 
 LoadSample = Callable[[str], bytes | None]
@@ -210,10 +211,13 @@ def _verdict(
 
 
 def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
-    kept = ((*pair, sample(pair[1].hex()), sample(pair[2].hex())) for pair in cell.pairs())
-    item, first, second, one, other = next((p for p in kept if p[3] and p[4]), (0, b"", b"", None, None))
-    if one is None or other is None:
+    for item in dict.fromkeys(item for item, _, _ in cell.pairs()):
+        kept = _kept(cell.items[item], sample)
+        if len(kept) == 2:
+            break
+    else:
         return None
+    (first, one), (second, other) = kept
     if isinstance(group.subject, Shape):
         difference = compare_samples(one, other, group.dtype, row_length=group.subject.n)
     else:
@@ -226,6 +230,13 @@ def _witness(group: Group, cell: Cell, sample: LoadSample) -> Witness | None:
         second_digest=second.hex(),
         **asdict(difference),
     )
+
+
+def _kept(tallies: Mapping[bytes, Tally], sample: LoadSample) -> list[tuple[bytes, bytes]]:
+    """Of the digests whose samples were kept, the two that were seen first, and the samples."""
+    in_order = sorted(tallies, key=lambda digest: (tallies[digest].first, digest))
+    kept = ((digest, found) for digest in in_order if (found := sample(digest.hex())) is not None)
+    return list(itertools.islice(kept, 2))
 
 
 def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> list[Speed]:

@@ -29,17 +29,23 @@ class Case:
         self.unsupported: dict[str, str] = {}
         self.failures: list[UnitFailure] = []
         self.environments = [environment()]
+        self.kept = "abc"
+        """Answers whose bytes the farm has."""
 
     def judged(self) -> Judgement:
         failed = {failure.unit for failure in self.failures}
         results = [self._result(unit) for unit in kernel_units(self.plan) if unit.index not in failed]
-        return judge(self.plan, results, self.failures, lambda digest: struct.pack("<4H", *bytes.fromhex(digest)[:4]))
+        return judge(self.plan, results, self.failures, self._sample)
 
     def verdict(self, variant: str = "invariant") -> Verdict:
         return next(verdict for verdict in self.judged().verdicts if verdict.variant == variant)
 
     def units(self, variant: str) -> list[KernelUnit]:
         return [unit for unit in kernel_units(self.plan) if unit.variant == variant and unit.purpose != "measure"]
+
+    def _sample(self, digest: str) -> bytes | None:
+        answer = bytes.fromhex(digest)
+        return struct.pack("<4H", *answer[:4]) if chr(answer[0]) in self.kept else None
 
     def _result(self, unit: KernelUnit) -> UnitResult:
         table = UniquenessTable()
@@ -84,6 +90,16 @@ def test_a_flip_is_told_with_how_often_when_first_and_its_witness() -> None:
         1,
         ("0x0061", "0x0062"),
     )
+
+
+def test_any_two_samples_that_were_kept_are_a_witness() -> None:
+    """Which sighting is the first of all is known at the end; which samples to keep, long before."""
+    case = Case()
+    case.kept = "bc"
+    witness = case.verdict("streamk").witness
+    assert witness is not None and (witness.first.trial, witness.second.trial) == (1, 3)
+    case.kept = "b"
+    assert case.verdict("streamk").witness is None
 
 
 def test_a_flip_of_what_should_not_fails_the_run() -> None:
