@@ -20,9 +20,10 @@ def matmul(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> tor
     return _products(x[None], weight.t()[None], out_dtype)[0]
 
 
-def head_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(T, H, a) times (H, a, b), to (T, H, b)."""
-    return _products(x.transpose(0, 1), weight, x.dtype).transpose(0, 1)
+def head_matmul(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """(T, H, a) times (H, a, b), to (T, H, b): to ``out``, which may have gaps between heads and between tokens."""
+    to = None if out is None else out.transpose(0, 1)
+    return _products(x.transpose(0, 1), weight, x.dtype, to).transpose(0, 1)
 
 
 def segments(n: int, k: int) -> int:
@@ -31,16 +32,16 @@ def segments(n: int, k: int) -> int:
     return int(max(1, min(wanted, k // _LEAST_SEGMENT, _MOST_SEGMENTS)))
 
 
-def _products(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
-    """(H, T, k) times (H, k, n), of any strides, to (H, T, n)."""
+def _products(
+    x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(H, T, k) times (H, k, n), of any strides, to (H, T, n), of any strides but the last."""
     (heads, rows, k), n = x.shape, weight.shape[2]
     count = segments(n, k)
-    if count > 1:
-        out = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device)
-        parts = torch.empty(count, heads, rows, n, dtype=torch.float32, device=x.device)
-    else:  # heads beside each other, as attention's next step takes them
-        out = torch.empty(rows, heads, n, dtype=out_dtype, device=x.device).transpose(0, 1)
-        parts = out[None]
+    to = out
+    if to is None:  # heads beside each other, as attention's next step takes them
+        to = torch.empty(rows, heads, n, dtype=out_dtype, device=x.device).transpose(0, 1)
+    parts = to[None] if count == 1 else torch.empty(count, heads, rows, n, dtype=torch.float32, device=x.device)
     depth = triton.cdiv(triton.cdiv(k, count), _DEPTH) * _DEPTH
     grid = (triton.cdiv(rows, _ROWS) * triton.cdiv(n, _COLUMNS), heads, count)
     strides = (*x.stride(), *weight.stride(), *parts.stride()[:3])
@@ -48,9 +49,10 @@ def _products(x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> 
         x, weight, parts, rows, n, k, depth, *strides, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, num_stages=4
     )
     if count > 1:
-        size = heads * rows * n
-        _ordered_sum[(triton.cdiv(size, 1024),)](parts, out, size, COUNT=count, SIZE=1024)
-    return out
+        total, size = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device), heads * rows * n
+        _ordered_sum[(triton.cdiv(size, 1024),)](parts, total, size, COUNT=count, SIZE=1024)
+        return total if out is None else out.copy_(total)
+    return to
 
 
 @triton.jit(do_not_specialize=["m"])  # one program for every number of rows
