@@ -16,12 +16,14 @@ from workers.model.linear import (
     ColumnParallel,
     Linear,
     RowParallel,
+    Rows,
     Weight,
     dequantised,
     prepare,
     read_plain,
     read_weight,
 )
+from workers.model.norm import Norm
 from workers.model.ops import AttentionShape
 from workers.model.rope import rotate, softmax_scale
 
@@ -40,7 +42,7 @@ class LatentAttention:
         # One product makes both latents, as servers have it; every rank makes them whole.
         down = read_weight(context, [f"{source}.q_a_proj", f"{source}.kv_a_proj_with_mqa"])
         self._qkv_a_proj = Linear(context, f"{self._name}.qkv_a_proj", down)
-        self._q_a_norm = read_plain(context, f"{source}.q_a_layernorm.weight")
+        self._q_a_norm = Norm(context, f"{self._name}.q_a_layernorm", f"{self._name}.q_b_proj")
         self._kv_a_norm = read_plain(context, f"{source}.kv_a_layernorm.weight")
         queries = config.num_attention_heads * config.qk_head_dim
         q_b = [read_weight(context, [f"{source}.q_b_proj"], pieces.part(queries, piece)) for piece in pieces]
@@ -51,12 +53,12 @@ class LatentAttention:
         self._o_proj = RowParallel(context, f"{self._name}.o_proj", o)
 
     def __call__(
-        self, x: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor, plan: Any
+        self, rows: Rows, tables: Tables, latents: torch.Tensor, slots: torch.Tensor, plan: Any
     ) -> torch.Tensor:
         """(T, hidden), normalised, to the sum over all ranks (T, hidden). Writes ``latents`` at ``slots``."""
         context, config, name = self._context, self._config, self._name
         sizes = [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim]
-        both = self._qkv_a_proj(prepare(context, f"{name}.qkv_a_proj", x))
+        both = self._qkv_a_proj(rows)
         c_q, c_kv, key = both.split(sizes, dim=1)
         for part, tensor in (("c_q", c_q), ("c_kv", c_kv), ("k_pe", key)):
             context.moved(f"{name}.{part}", "split", (both,), tensor)
@@ -81,8 +83,7 @@ class LatentAttention:
     def _queries(self, c_q: torch.Tensor, tables: Tables) -> torch.Tensor:
         """(T, q_lora_rank) to queries over latents (T, heads, latent)."""
         context, config, name = self._context, self._config, self._name
-        normed = self._normed("q_a_layernorm", c_q, self._q_a_norm)
-        q = self._q_b_proj(prepare(context, f"{name}.q_b_proj", normed)).unflatten(1, (self._heads, -1))
+        q = self._q_b_proj(self._q_a_norm(c_q).rows).unflatten(1, (self._heads, -1))
         q_nope, q_rope = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=2)
         for part, tensor in (("q_nope", q_nope), ("q_pe", q_rope)):
             context.moved(f"{name}.{part}", "split", (q,), tensor)

@@ -60,7 +60,7 @@ def prepare(context: Context, name: str, x: torch.Tensor, tokens: torch.Tensor |
     """``x`` (T, k) as the model's linears take it; ``tokens`` as a recorder takes them."""
     if context.numerics.gemm is None:
         return Rows(x)
-    return _told(context, name, x, context.ops.quantise(x), tokens)
+    return quantised_rows(context, name, x, context.ops.quantise(x), tokens)
 
 
 def activate(
@@ -81,12 +81,17 @@ def activate(
     if activated is None:
         return Rows(*quantised)
     context.ran(name, "silu_multiply", (gate_up,), activated, tokens=tokens)
-    return _told(context, linear, activated, quantised, tokens)
+    return quantised_rows(context, linear, activated, quantised, tokens)
 
 
-def _told(
-    context: Context, name: str, x: torch.Tensor, quantised: Sequence[torch.Tensor], tokens: torch.Tensor | None
+def quantised_rows(
+    context: Context,
+    name: str,
+    x: torch.Tensor,
+    quantised: Sequence[torch.Tensor],
+    tokens: torch.Tensor | None = None,
 ) -> Rows:
+    """Codes and scales of ``x`` as the linear ``name`` takes them: tells the recorder of the quantisation."""
     codes, scales = quantised
     for part, tensor in (("quantise", codes), ("quantise.scales", scales)):
         context.ran(f"{name}.{part}", "quantise", (x,), tensor, tokens=tokens)

@@ -12,9 +12,10 @@ from workers.model.cache import LatentCache
 from workers.model.collectives import Collective
 from workers.model.config import ModelConfig
 from workers.model.context import Context
-from workers.model.linear import prepare, read_plain
+from workers.model.linear import read_plain
 from workers.model.mlp import MLP
 from workers.model.moe import MixtureOfExperts
+from workers.model.norm import Norm, Normed
 from workers.model.numerics import Numerics
 from workers.model.ops import make_ops
 from workers.model.recorder import NullRecorder, Recorder
@@ -65,10 +66,11 @@ class DeepseekV3:
         context.recorder.begin(step)
         plan = context.ops.plan_attention(step, cache)
         tables = self._rotary.tables(step.positions)
-        x = self._embedding(step.tokens)
+        x, added = self._embedding(step.tokens), None
         for layer, latents in zip(self._layers, cache.layers, strict=True):
-            x = layer(x, tables, latents, step.slots, plan)
-        return self._head(x[step.logit_rows], step.logit_rows)
+            x, added = layer(x, added, tables, latents, step.slots, plan)
+        assert added is not None
+        return self._head(x, added, step.logit_rows)
 
 
 class Embedding:
@@ -99,30 +101,37 @@ class Layer:
             self._moe = MixtureOfExperts(context, layer)
         else:
             self._mlp = MLP(context, f"{self._name}.mlp", context.config.intermediate_size)
-        self._norms = {
-            part: read_plain(context, f"model.{self._name}.{part}.weight")
-            for part in ("input_layernorm", "post_attention_layernorm")
-        }
+        linear, residual = f"{self._name}.self_attn.qkv_a_proj", residual_name(layer - 1)
+        self._input_norm = Norm(context, f"{self._name}.input_layernorm", linear, residual=residual)
+        linear, residual = f"{self._name}.mlp", f"{self._name}.self_attn.residual"
+        name, routed = f"{self._name}.post_attention_layernorm", self._moe is not None
+        self._attention_norm = Norm(context, name, linear, residual=residual, plain=routed)
 
     def __call__(
-        self, x: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor, plan: Any
-    ) -> torch.Tensor:
-        """(T, hidden) to the same."""
-        attended = self._attention(self._normed("input_layernorm", x), tables, latents, slots, plan)
-        x = self._context.add(f"{self._name}.self_attn.residual", x, attended)
-        normed = self._normed("post_attention_layernorm", x)
-        return self._context.add(f"{self._name}.mlp.residual", x, self._feed_forward(normed))
+        self,
+        x: torch.Tensor,
+        added: torch.Tensor | None,
+        tables: Tables,
+        latents: torch.Tensor,
+        slots: torch.Tensor,
+        plan: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, hidden), and what is still to be added to it, to the same: the next norm does that."""
+        normed = self._input_norm(x, added)
+        attended = self._attention(normed.rows, tables, latents, slots, plan)
+        normed = self._attention_norm(normed.total, attended)
+        return normed.total, self._feed_forward(normed)
 
-    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+    def _feed_forward(self, normed: Normed) -> torch.Tensor:
         if self._moe is not None:
-            return self._moe(x)
-        name = f"{self._name}.mlp"
-        return self._context.all_reduce(f"{name}.all_reduce", self._mlp(prepare(self._context, name, x)))
+            assert normed.values is not None
+            return self._moe(normed.values, normed.rows)
+        return self._context.all_reduce(f"{self._name}.mlp.all_reduce", self._mlp(normed.rows))
 
-    def _normed(self, part: str, x: torch.Tensor) -> torch.Tensor:
-        weight = self._norms[part]
-        out = self._context.ops.rms_norm(x, weight, self._context.config.rms_norm_eps)
-        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out, weights=(weight,))
+
+def residual_name(layer: int) -> str:
+    """Of the sum behind a layer's MLP or experts."""
+    return f"layers.{layer}.mlp.residual"
 
 
 class Head:
@@ -135,9 +144,10 @@ class Head:
         parts = [read_plain(context, "lm_head.weight", pieces.part(size, piece)) for piece in pieces]
         self._weights = [context.ops.weight(part) for part in parts]
 
-    def __call__(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """(R, hidden) of the step's ``tokens`` (R,) to (R, vocabulary) float32."""
+    def __call__(self, x: torch.Tensor, added: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows ``tokens`` (R,) of (T, hidden), and of as many to be added to it, to (R, vocabulary) float32."""
         context = self._context
+        x = context.add(residual_name(context.config.num_hidden_layers - 1), x, added)[tokens]
         normed = context.ops.rms_norm(x, self._norm, context.config.rms_norm_eps)
         context.ran("norm", "rms_norm", (x,), normed, tokens=tokens, weights=(self._norm,))
         logits = torch.cat([context.ops.matmul(normed, weight, torch.float32) for weight in self._weights], dim=1)

@@ -12,7 +12,7 @@ import torch
 from workers.model.config import ModelConfig
 from workers.model.context import Context
 from workers.model.experts import make_experts
-from workers.model.linear import prepare, read_plain, stacked
+from workers.model.linear import Rows, read_plain, stacked
 from workers.model.mlp import MLP
 from workers.model.tensors import ROUTER_BIAS
 
@@ -36,8 +36,8 @@ class MixtureOfExperts:
         width = context.config.shared_intermediate_size
         self._shared = MLP(context, f"{self._name}.shared_experts", width)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(T, hidden), normalised, to the sum over all experts and ranks (T, hidden)."""
+    def __call__(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """(T, hidden), normalised, and as linears take it, to the sum over all experts and ranks (T, hidden)."""
         context, name = self._context, self._name
         logits = context.ops.matmul(x, self._gate, torch.float32)
         context.ran(f"{name}.gate", "matmul", (x,), logits, weights=(self._gate,))
@@ -45,7 +45,6 @@ class MixtureOfExperts:
         for part, tensor in (("experts", routing.experts), ("weights", routing.weights)):
             told = f"{name}.router.{part}", "router", "torch.sort", (logits,), tensor
             context.recorder.op(*told, weights=(self._bias,))
-        rows = prepare(context, name, x)
         outputs = self._experts(rows, routing.experts)
         context.moved(f"{name}.experts", "concatenate", (outputs.flatten(0, 1),), outputs)
         partials = [

@@ -39,6 +39,17 @@ class Ops(Protocol):
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """(T, n): x / sqrt(mean(x^2) + eps) * weight, in float32."""
 
+    def rms_norm_quantise(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, added: torch.Tensor | None, plain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """x + ``added``, its ``rms_norm``, and what ``quantise`` gives of that.
+
+        To the bit as one after the other. The second may be None where it is not asked for as ``plain``.
+        """
+        total = x if added is None else x + added
+        normed = self.rms_norm(total, weight, eps)
+        return total, normed, *self.quantise(normed)
+
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, k) to e4m3 codes of the same shape and float32 scales (T, k/128) with stride(0) == 1."""
 

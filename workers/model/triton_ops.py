@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from workers.model import triton_attention, triton_matmul, triton_rows
+from workers.model import triton_attention, triton_matmul, triton_norms, triton_rows
 from workers.model.cache import LatentCache
 from workers.model.ops import AttentionShape
 from workers.model.step import Step
@@ -14,7 +14,12 @@ class TritonOps:
     source = "triton"
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        return triton_rows.rms_norm(x, weight, eps)
+        return triton_norms.rms_norm(x, weight, eps)
+
+    def rms_norm_quantise(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, added: torch.Tensor | None, plain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        return triton_norms.rms_norm_quantise(x, weight, eps, added=added, plain=plain)
 
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return triton_rows.quantise(x)

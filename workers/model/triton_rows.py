@@ -1,4 +1,4 @@
-"""Triton kernels in which one program makes one row, or a part of it: norms, quantisation, activation, sums of experts.
+"""Triton kernels in which one program makes one row, or a part of it: quantisation, activation, sums of experts.
 
 How a row is added up depends on its length alone. Imports triton: import this module where it is needed.
 """
@@ -13,14 +13,6 @@ from workers.gemm.inputs import BLOCK, FP8
 
 _BLOCKS_AT_ONCE = 8
 _WIDTH = 1024
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """(T, n), rows contiguous, to x / sqrt(mean(x^2) + eps) * weight."""
-    rows, size = x.shape
-    out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
-    _rms_norm[(rows,)](x, weight, out, size, x.stride(0), eps, WIDTH=triton.next_power_of_2(size), num_warps=8)
-    return out
 
 
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +79,7 @@ def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: t
 
 
 @triton.jit
-def _quantised(values: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+def quantised_blocks(values: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """(blocks, 128) float32 to codes and scales."""
     # Divisions rounded as IEEE has them: Triton's own are not.
     scale = tl.maximum(tl.div_rn(tl.max(tl.abs(values), axis=1), 448.0), 1e-8)
@@ -119,7 +111,7 @@ def _silu_multiply_quantise(
     to = row * blocks * SIZE + block[:, None] * SIZE + within
     if activated is not None:
         tl.store(activated + to, product, mask=inside)
-    code, scale = _quantised(product.to(tl.float32))
+    code, scale = quantised_blocks(product.to(tl.float32))
     tl.store(codes + to, code, mask=inside)
     tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
 
@@ -143,25 +135,6 @@ def _weighted_sum(
     tl.store(out + row * size + columns, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _rms_norm(
-    x: tl.tensor,
-    weight: tl.tensor,
-    out: tl.tensor,
-    size: tl.tensor,
-    stride: tl.tensor,
-    eps: tl.tensor,
-    WIDTH: tl.constexpr,
-) -> None:
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, WIDTH)
-    inside = columns < size
-    values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(values * values, axis=0) / size
-    scaled = values * (1.0 / tl.sqrt(mean + eps)) * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
-
-
 @triton.jit(do_not_specialize=["blocks", "stride_scales"])  # one program for every number of rows
 def _quantise(
     x: tl.tensor,
@@ -179,6 +152,6 @@ def _quantise(
     columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     inside = (block < blocks)[:, None]
     values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    code, scale = _quantised(values)
+    code, scale = quantised_blocks(values)
     tl.store(codes + row * stride_codes + columns, code, mask=inside)
     tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)

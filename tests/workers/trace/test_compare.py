@@ -87,7 +87,7 @@ def test_a_shared_prefix_leads_to_the_sequence_that_computed_it(server: Server) 
     both = [request("a", 40), request("b", 40)]
     clean = server.trace(*both)
     assert clean.steps[1].labels[0] == "a" and len(clean.steps[0].labels) < 3
-    found = parted(clean, server.trace(*both, fault=Fault("layers.0.input_layernorm", "a", 3)), "b")
+    found = parted(clean, server.trace(*both, fault=Fault("layers.0.self_attn.qkv_a_proj", "a", 3)), "b")
     assert found is not None and (found.labels, found.position) == (("a", "a"), 3)
 
 

@@ -1,0 +1,41 @@
+"""The residual, norm and quantisation that are one kernel on a GPU, against the three."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from workers.model.ops import Ops
+
+ROWS = 65
+
+
+@pytest.fixture(scope="module")
+def triton() -> Ops:
+    from workers.model.triton_ops import TritonOps
+
+    return TritonOps()
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator("cuda").manual_seed(seed), device="cuda").to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [512, 1536, 7168])
+def test_to_the_bit(triton: Ops, size: int, dtype: torch.dtype) -> None:
+    beside, other = random(ROWS, size + 64, seed=0, dtype=dtype)[:, :size], random(ROWS, size, seed=1, dtype=dtype)
+    weight = random(size, seed=2, dtype=dtype)
+    cases = itertools.product((beside, beside.contiguous()), (None, other), (True, False), (ROWS, 1))
+    for x, added, plain, rows in cases:
+        wanted_total = (x if added is None else x + added)[:rows]
+        wanted = triton.rms_norm(wanted_total, weight, 1e-6)
+        wanted_codes, wanted_scales = triton.quantise(wanted)
+        more = None if added is None else added[:rows]
+        total, normed, codes, scales = triton.rms_norm_quantise(x[:rows], weight, 1e-6, added=more, plain=plain)
+        assert torch.equal(total, wanted_total)
+        assert torch.equal(normed, wanted) if normed is not None else not plain
+        assert torch.equal(codes.view(torch.uint8), wanted_codes.view(torch.uint8))
+        assert torch.equal(scales, wanted_scales) and scales.stride(0) == 1
