@@ -9,6 +9,29 @@ import torch
 from workers.gemm.native import load
 
 
+class RowDigester:
+    """Digests of rows of memory: on the CPU at once, on a GPU on torch's current stream, captured in a graph or not."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_device = device.type == "cuda"
+        self._library = load("cuda" if self._on_device else "cpu")
+
+    def __call__(self, address: int, rows: int, row_bytes: int, row_stride: int, digests: int) -> None:
+        """Add a digest of each of ``rows`` ranges, ``row_stride`` bytes apart, to 16 bytes each at ``digests``.
+
+        Both addresses are of the device. Raises KernelError.
+        """
+        self._library.call(
+            "farm_digest_rows",
+            c_void_p(address),
+            c_int64(rows),
+            c_int64(row_bytes),
+            c_int64(row_stride),
+            c_void_p(digests),
+            _stream() if self._on_device else None,
+        )
+
+
 class DeviceObserver:
     """Everything here is enqueued on torch's current stream and may be captured in a CUDA graph. Raises KernelError."""
 

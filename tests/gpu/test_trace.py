@@ -15,7 +15,7 @@ from workers.model.numerics import Numerics
 from workers.model.sharding import Ranks
 from workers.model.weights import RandomWeights
 from workers.trace.compare import first_parting
-from workers.trace.digests import DeviceDigester, in_rows
+from workers.trace.digests import Digester, rows_of
 from workers.trace.recorder import TraceRecorder
 from workers.trace.trace import Instance, Trace
 
@@ -39,22 +39,26 @@ def trace(batches: list[int], source: type[RandomWeights] = RandomWeights) -> li
     return traces
 
 
-def test_rows_of_any_width_have_digests_of_their_own() -> None:
-    digester = DeviceDigester(CUDA)
+def test_rows_have_the_digests_that_they_have_on_the_cpu() -> None:
+    values = torch.randn(6, 40)
     tensors = [
-        torch.arange(12, device=CUDA),
-        torch.randn(5, 3, device=CUDA),
-        torch.randn(4, 6, device=CUDA).t(),
-        torch.randn(8, 64, device=CUDA).bfloat16()[1:],
-        torch.empty(0, 8, device=CUDA),
+        torch.arange(12),
+        values[:, :3],
+        values[1:, 1:],
+        values.bfloat16()[1:],
+        values.to(torch.float8_e4m3fn)[:, 5:11],
+        torch.randn(3, 70_000)[:, 1:],
+        torch.empty(0, 8),
     ]
-    for _ in range(2):
-        for tensor in tensors:
-            digester.rows(in_rows(tensor))
-    found = digester.finish()
-    assert [len(digests) for digests in found[:5]] == [12, 5, 6, 7, 0]
-    for first, second in zip(found[:5], found[5:], strict=True):
-        assert np.array_equal(first, second) and len({row.tobytes() for row in first}) == len(first)
+    on_device = [tensor.cuda() for tensor in tensors]
+    digesters = Digester(torch.device("cpu")), Digester(CUDA)
+    for digester, given in zip(digesters, (tensors, on_device), strict=True):
+        for tensor in given:
+            rows = rows_of(tensor)
+            assert rows is not None
+            digester.rows(rows)
+    for host, device in zip(*(digester.finish() for digester in digesters), strict=True):
+        assert np.array_equal(host, device)
 
 
 def test_a_fixed_model_has_equal_rows_in_every_batch() -> None:

@@ -6,13 +6,14 @@ It is idle until told, and then costs a branch an operation. Nothing waits for t
 from __future__ import annotations
 
 import weakref
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
 
 from workers.model.recorder import Tensors
 from workers.model.step import Step
-from workers.trace.digests import Digester, in_rows, make_digester, weight_digest
+from workers.trace.digests import Digester, contiguous, flat_rows, rows_of, weight_digest
 from workers.trace.trace import Digests, Trace, TracedOp, TracedStep
 
 
@@ -36,7 +37,7 @@ class Wish:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Op:
     """A ``TracedOp`` whose digests are still on the device."""
 
@@ -64,9 +65,9 @@ class TraceRecorder:
         self.active = False
         self.captured: Captured | None = None
         self._page_size = page_size
-        self._digester: Digester = make_digester(device)
+        self._digester = Digester(device)
         self._weights: dict[str, tuple[bytes, ...]] = {}
-        self._seen: dict[tuple[int, int, int], tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._seen: dict[Hashable, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
         self._begin_again(None)
 
     def trace(self) -> None:
@@ -98,6 +99,7 @@ class TraceRecorder:
             self._count = step.tokens.shape[0]
             if self._wish is None:
                 self._steps.append(_Step(self._call, step))
+                self._ops = self._steps[-1].ops
 
     def op(
         self,
@@ -118,34 +120,31 @@ class TraceRecorder:
             return
         if name not in self._weights:
             self._weights[name] = tuple(weight_digest(weight) for weight in weights)
-        op = _Op(
-            name=name,
-            kind=kind,
-            implementation=implementation,
-            tokens=tokens,
-            inputs=tuple([self._known(tensor) for tensor in inputs]),
-            output=self._digested(output),
-            weights=self._weights[name],
-            shapes=[tensor.shape for tensor in (*inputs, output)],
-        )
-        self._steps[-1].ops.append(op)
+        given = tuple([self._handle(tensor, output=False) for tensor in inputs])
+        found = self._handle(output, output=True)
+        shapes = [tensor.shape for tensor in (*inputs, output)]
+        self._ops.append(_Op(name, kind, implementation, tokens, given, found, self._weights[name], shapes))
 
     def _capture(self, inputs: Tensors, output: torch.Tensor, weights: Tensors, tokens: torch.Tensor | None) -> None:
         rows = None if tokens is None else tokens.cpu()
         self.captured = Captured(_copies(inputs), _copy(output), _copies(weights), rows, self._count)
 
-    def _known(self, tensor: torch.Tensor) -> int:
-        """An input is most often an earlier output. As long as that lives no other tensor can be where it is."""
-        before = self._seen.get(_place(tensor))
-        if before is not None and before[0]() is not None and tensor.is_contiguous():
-            return before[1]
-        return self._digested(tensor)
+    def _handle(self, tensor: torch.Tensor, *, output: bool) -> int:
+        """Of a tensor's digests. An input is most often an earlier output, whose memory holds it as long as that lives.
 
-    def _digested(self, tensor: torch.Tensor) -> int:
-        if not tensor.is_contiguous():
-            return self._digester.rows(in_rows(tensor))
-        handle = self._digester.rows(tensor if tensor.dim() > 1 else tensor[:, None])
-        self._seen[_place(tensor)] = weakref.ref(tensor), handle
+        What writes over an output must therefore be told as an output of the same place.
+        """
+        rows = rows_of(tensor)
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if rows is None else rows
+        if not output and (before := self._seen.get(place)) is not None and before[0]() is not None:
+            return before[1]
+        if rows is not None:
+            handle = self._digester.rows(rows)
+        else:
+            copy = contiguous(tensor)
+            handle = self._digester.rows(flat_rows(copy))
+        if output:
+            self._seen[place] = weakref.ref(tensor.untyped_storage()), handle
         return handle
 
     def _begin_again(self, wish: Wish | None) -> None:
@@ -153,11 +152,6 @@ class TraceRecorder:
         if wish is not None:
             self.captured = None
         self._seen.clear()
-
-
-def _place(tensor: torch.Tensor) -> tuple[int, int, int]:
-    """Address, rows and bytes of a contiguous tensor: all that its digests depend on."""
-    return tensor.data_ptr(), tensor.shape[0], tensor.nbytes
 
 
 def _copies(tensors: Tensors) -> Tensors:

@@ -1,10 +1,9 @@
 #include "digest.h"
 
-#include <stddef.h>
-
 #include <algorithm>
 #include <exception>
 
+#include "../row_digest.h"
 #include "check.h"
 #include "farm_observe.h"
 #include "isa.h"

@@ -1,6 +1,6 @@
-#include <stddef.h>
-
 #include "digest.h"
+
+#include "../row_digest.h"
 
 namespace farm {
 namespace {

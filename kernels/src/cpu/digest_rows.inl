@@ -1,23 +1,4 @@
-/* The same as observe.cu's, a row after the other; left to the compiler to make vectors of. Include it in an unnamed
- * namespace. */
-
-inline uint64_t mix(uint64_t x) {
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  return x ^ (x >> 32);
-}
-
-struct Digest {
-  uint64_t low = 0, high = 0;
-
-  void add(uint64_t word, uint64_t place) {
-    const uint64_t x = mix(word + (place + 1) * 0x9e3779b97f4a7c15ull);
-    low += x;
-    high += (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9ull;
-  }
-};
+/* A row after the other; left to the compiler to make vectors of. Include it in an unnamed namespace. */
 
 inline Digest digest_row(const char* row, int64_t bytes) {
   Digest sum;
@@ -27,11 +8,7 @@ inline Digest digest_row(const char* row, int64_t bytes) {
     __builtin_memcpy(&word, row + 8 * place, 8);
     sum.add(word, uint64_t(place));
   }
-  if (bytes % 8) {
-    uint64_t word = 0;
-    __builtin_memcpy(&word, row + 8 * words, size_t(bytes % 8));
-    sum.add(word, uint64_t(words));
-  }
+  if (bytes % 8) sum.add(word_at(row + 8 * words, bytes % 8), uint64_t(words));
   return sum;
 }
 

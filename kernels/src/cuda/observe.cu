@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "../row_digest.h"
 #include "launch.h"
 
 namespace farm {
@@ -14,30 +15,15 @@ constexpr int kLoads = 4;  // 16-byte loads in flight per thread
 constexpr int64_t kChunk = int64_t{kThreads} * kLoads * 16;
 constexpr int kWaves = 8;  // blocks per SM
 
-__device__ __forceinline__ uint64_t mix(uint64_t x) {
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  return x ^ (x >> 32);
+// 16 bytes of a row, from any address; behind its end there is nothing to add.
+template <bool kAligned>
+__device__ __forceinline__ ulonglong2 load(const char *start, int64_t byte, int64_t row_bytes) {
+  if (kAligned && byte + 16 <= row_bytes) return __ldcs(reinterpret_cast<const ulonglong2 *>(start + byte));
+  ulonglong2 words = {0, 0};
+  if (byte < row_bytes) words.x = word_at(start + byte, row_bytes - byte);
+  if (byte + 8 < row_bytes) words.y = word_at(start + byte + 8, row_bytes - byte - 8);
+  return words;
 }
-
-struct Digest {
-  uint64_t low = 0, high = 0;
-
-  // `place` counts 8-byte words from the start of the row. The step makes equal words at different places differ, and
-  // `mix` is one to one, so a single changed word always changes `low`; `high` is another function of the same word.
-  __device__ __forceinline__ void add(uint64_t word, uint64_t place) {
-    const uint64_t x = mix(word + (place + 1) * 0x9e3779b97f4a7c15ull);
-    low += x;
-    high += (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9ull;
-  }
-
-  __device__ __forceinline__ void add(const ulonglong2 &words, int64_t byte) {
-    add(words.x, static_cast<uint64_t>(byte) / 8);
-    add(words.y, static_cast<uint64_t>(byte) / 8 + 1);
-  }
-};
 
 __device__ void add_block(Digest mine, unsigned long long *sum) {
   for (int lanes = 16; lanes; lanes /= 2) {
@@ -59,7 +45,8 @@ __device__ void add_block(Digest mine, unsigned long long *sum) {
   }
 }
 
-// blockIdx.y strides over rows, blockIdx.x over chunks of a row.
+// blockIdx.y strides over rows, blockIdx.x over chunks of a row. kAligned: every row starts at a multiple of 16.
+template <bool kAligned>
 __global__ void __launch_bounds__(kThreads) digest_rows(const char *data, int64_t rows, int64_t row_bytes,
                                                         int64_t row_stride, unsigned long long *digests) {
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -69,17 +56,13 @@ __global__ void __launch_bounds__(kThreads) digest_rows(const char *data, int64_
       const int64_t first = chunk + int64_t{threadIdx.x} * 16;
       ulonglong2 words[kLoads];
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const int64_t byte = first + int64_t{i} * kThreads * 16;
-        if (byte + 16 <= row_bytes) words[i] = __ldcs(reinterpret_cast<const ulonglong2 *>(start + byte));
-      }
+      for (int i = 0; i < kLoads; ++i)
+        words[i] = load<kAligned>(start, first + int64_t{i} * kThreads * 16, row_bytes);
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         const int64_t byte = first + int64_t{i} * kThreads * 16;
-        if (byte + 16 <= row_bytes)
-          mine.add(words[i], byte);
-        else if (byte < row_bytes)
-          mine.add(*reinterpret_cast<const uint64_t *>(start + byte), static_cast<uint64_t>(byte) / 8);
+        if (byte < row_bytes) mine.add(words[i].x, static_cast<uint64_t>(byte) / 8);
+        if (byte + 8 < row_bytes) mine.add(words[i].y, static_cast<uint64_t>(byte) / 8 + 1);
       }
     }
     add_block(mine, digests + 2 * row);
@@ -120,19 +103,18 @@ using namespace farm;
 extern "C" int farm_digest_rows(const void *data, int64_t rows, int64_t row_bytes, int64_t row_stride, void *digests,
                                 void *stream) {
   if (!data || !digests) return fail(FARM_INVALID_ARGUMENT, "a pointer is NULL");
-  if (rows < 1 || row_bytes < 8 || row_bytes % 8 || row_stride < row_bytes || row_stride % 16 ||
-      reinterpret_cast<uintptr_t>(data) % 16)
-    return fail(FARM_INVALID_ARGUMENT,
-                "rows is " + std::to_string(rows) + " (allowed: 1 or more), row_bytes " + std::to_string(row_bytes) +
-                    " (multiples of 8), row_stride " + std::to_string(row_stride) +
-                    " (multiples of 16, at least row_bytes); data must be aligned to 16 bytes");
+  if (rows < 1 || row_bytes < 1 || row_stride < row_bytes)
+    return fail(FARM_INVALID_ARGUMENT, "rows is " + std::to_string(rows) + " and row_bytes " +
+                                           std::to_string(row_bytes) + " (allowed: 1 or more), row_stride " +
+                                           std::to_string(row_stride) + " (at least row_bytes)");
   Device device;
   if (const int status = current_device(&device)) return status;
   const int64_t chunks = (row_bytes + kChunk - 1) / kChunk;
   const int64_t most = int64_t{device.sm_count} * kWaves;
   const dim3 grid(static_cast<unsigned>(std::min(chunks, std::max<int64_t>(1, most / rows))),
                   static_cast<unsigned>(std::min(rows, most)));
-  digest_rows<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && (row_stride % 16 == 0 || rows == 1);
+  (aligned ? digest_rows<true> : digest_rows<false>)<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       static_cast<const char *>(data), rows, row_bytes, row_stride, static_cast<unsigned long long *>(digests));
   return launched("farm_digest_rows");
 }

@@ -106,7 +106,7 @@ def test_a_row_that_depends_on_the_batch_is_found_under_other_labels() -> None:
 def test_an_operation_whose_order_varies_is_blamed() -> None:
     server = Server(STREAMK)
     first = server.trace(request("a", 60))
-    for _ in range(100):
+    for _ in range(400):
         found = parted(first, server.trace(request("a", 60)))
         if found is not None:
             break

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.workers.trace.tracing import PAGE, Server, request
-from workers.digest import digest, row_digests
+from workers.digest import digest
 from workers.model.recorder import KINDS
 from workers.model.step import Step
-from workers.trace.digests import HostDigester, flat_bytes, in_rows, weight_digest
+from workers.trace.digests import Digester, flat_bytes, flat_rows, rows_of, weight_digest
 from workers.trace.recorder import TraceRecorder, Wish
+from workers.trace.trace import Digests
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,39 @@ def a_step(tokens: int) -> Step:
     return Step(each, each, each, (0, tokens), (tokens,), torch.zeros(1, 1, dtype=torch.int32), each[-1:], ("a",))
 
 
-def test_digests_are_those_of_rows_in_memory() -> None:
-    digester, matrix = HostDigester(), torch.randn(5, 7)
-    scales = torch.randn(3, 4).t()
-    for tensor in (matrix, in_rows(scales), in_rows(torch.arange(6)), matrix[:0]):
-        digester.rows(tensor)
-    found = [[row.tobytes() for row in digests] for digests in digester.finish()]
-    assert found == [row_digests(matrix), row_digests(scales.contiguous()), row_digests(torch.arange(6)[:, None]), []]
+def row_digests(*tensors: torch.Tensor) -> list[Digests]:
+    """Each by itself, contiguous."""
+    digester, copies = Digester(torch.device("cpu")), [tensor.contiguous() for tensor in tensors]
+    for copy in copies:
+        digester.rows(flat_rows(copy))
+    return digester.finish()
+
+
+def test_digests_are_of_rows_whatever_tensor_they_are_in() -> None:
+    digester, matrix = Digester(torch.device("cpu")), torch.randn(5, 8)
+    for tensor in (matrix, matrix[:, 2:7], matrix.view(5, 2, 4), torch.arange(6), matrix[:0]):
+        rows = rows_of(tensor)
+        assert rows is not None
+        digester.rows(rows)
+    whole, part, folded, column, nothing = digester.finish()
+    assert np.array_equal(whole, folded) and nothing.shape == (0, 2)
+    assert np.array_equal(part, row_digests(matrix[:, 2:7])[0])
+    assert np.array_equal(column, row_digests(torch.arange(6)[:, None])[0])
+    assert len({row.tobytes() for row in (*whole, *part, *column)}) == 16
     assert digester.finish() == []
+
+
+def test_rows_with_gaps_in_them_are_no_ranges_of_memory() -> None:
+    assert rows_of(torch.randn(3, 4).t()) is None
+    assert rows_of(torch.randn(3, 4, 6)[:, :, :2]) is None
+
+
+def test_more_rows_than_an_arena_holds() -> None:
+    many = torch.arange(150_000)
+    digester = Digester(torch.device("cpu"))
+    for part in many.split(50_000):
+        digester.rows(flat_rows(part))
+    assert np.array_equal(np.concatenate(digester.finish()), row_digests(many)[0])
 
 
 def test_one_element_may_have_any_strides() -> None:
@@ -50,15 +76,29 @@ def test_an_input_that_was_an_output_is_not_read_again_and_memory_used_anew_is()
     recorder.begin(a_step(2))
     first = torch.ones(2, 3)
     recorder.op("first", "rope", "test", (torch.zeros(2, 1),), first)
-    place = first.data_ptr()
-    first[0, 0] = 2.0  # nobody may do so; here it shows that the digest is that of before
-    recorder.op("second", "rope", "test", (first,), torch.zeros(2, 1))
+    view = first.view(2, 1, 3)
     del first
+    view[0, 0, 0] = 2.0  # nobody may do so; here it shows that the digest is that of before
+    recorder.op("second", "rope", "test", (view,), torch.zeros(2, 1))
+    del view
     other = torch.full((2, 3), 5.0)
     recorder.op("third", "rope", "test", (other,), torch.zeros(2, 1))
     ops = recorder.finish().steps[0].by_name
     assert np.array_equal(ops["second"].inputs[0], ops["first"].output)
-    assert [row.tobytes() for row in ops["third"].inputs[0]] == row_digests(torch.full((2, 3), 5.0)), place
+    assert np.array_equal(ops["third"].inputs[0], row_digests(torch.full((2, 3), 5.0))[0])
+
+
+def test_what_is_written_over_an_output_is_told_as_another() -> None:
+    recorder = TraceRecorder(torch.device("cpu"), PAGE)
+    recorder.trace()
+    recorder.begin(a_step(2))
+    turned = torch.randn(3, 2).t()
+    recorder.op("first", "rope", "test", (torch.zeros(2, 1),), turned)
+    turned += 1.0
+    recorder.op("second", "rope", "test", (turned,), turned)
+    ops = recorder.finish().steps[0].by_name
+    assert np.array_equal(ops["second"].inputs[0], ops["first"].output)
+    assert np.array_equal(ops["second"].output, row_digests(turned)[0])
 
 
 def test_the_engine_and_its_model_tell_of_every_kind(server: Server) -> None:
@@ -97,7 +137,7 @@ def test_one_operation_is_kept_of_one_step(server: Server) -> None:
     kept = server.recorder.captured
     assert kept is not None and kept.step_tokens == 1 and len(kept.weights) == 2
     traced = clean.steps[1].by_name["layers.0.self_attn.qkv_a_proj"]
-    assert row_digests(kept.output) == [row.tobytes() for row in traced.output]
+    assert np.array_equal(row_digests(kept.output)[0], traced.output)
     server.recorder.capture(Wish(99, "layers.0.self_attn.qkv_a_proj"))
     server.engine.generate([request("a")])
     server.recorder.finish()
