@@ -1,16 +1,22 @@
-"""A Triton kernel for plain products, whose tiles and segments of K depend on the weight's shape alone.
+"""A Triton kernel for plain products, whose segments of K depend on the weight's shape alone.
+
+The weight is the tall operand of the tensor cores and rows the wide one, so that a tile may have few of them. A tile's
+shape changes no bits of bfloat16: in each of them a sum takes the same steps of 16 along K.
 
 Imports triton: import this module where it is needed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
-_ROWS, _COLUMNS, _DEPTH = 64, 64, 64
+_COLUMNS = 64  # of the smallest tile
 _PROGRAMS = 128  # about as many as a GPU runs at once
+_LEAST_STEP = 128  # along K: every tile's depth divides it
 _LEAST_SEGMENT = 512
 _MOST_SEGMENTS = 8
 
@@ -32,6 +38,28 @@ def segments(n: int, k: int) -> int:
     return int(max(1, min(wanted, k // _LEAST_SEGMENT, _MOST_SEGMENTS)))
 
 
+@dataclass(frozen=True)
+class _Tile:
+    rows: int
+    columns: int
+    depth: int
+    stages: int
+
+
+_FEW_ROWS = _Tile(16, _COLUMNS, 128, 3)
+_MANY_ROWS = _Tile(64, 2 * _COLUMNS, 64, 4)
+_SMALL = _Tile(64, _COLUMNS, 64, 4)
+
+
+def _tile(rows: int, columns: int, dtype: torch.dtype) -> _Tile:
+    """Of a product to ``rows`` times ``columns``, counting those of all heads and segments."""
+    if dtype == torch.float32:  # without tensor cores: nothing is known of other tiles
+        return _SMALL
+    if rows <= _FEW_ROWS.rows:
+        return _FEW_ROWS
+    return _MANY_ROWS if columns >= _PROGRAMS * _MANY_ROWS.columns else _SMALL
+
+
 def _products(
     x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -42,12 +70,12 @@ def _products(
     if to is None:  # heads beside each other, as attention's next step takes them
         to = torch.empty(rows, heads, n, dtype=out_dtype, device=x.device).transpose(0, 1)
     parts = to[None] if count == 1 else torch.empty(count, heads, rows, n, dtype=torch.float32, device=x.device)
-    depth = triton.cdiv(triton.cdiv(k, count), _DEPTH) * _DEPTH
-    grid = (triton.cdiv(rows, _ROWS) * triton.cdiv(n, _COLUMNS), heads, count)
+    depth = triton.cdiv(triton.cdiv(k, count), _LEAST_STEP) * _LEAST_STEP
+    tile = _tile(rows, heads * n * count, x.dtype)
+    grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(n, tile.columns), heads, count)
     strides = (*x.stride(), *weight.stride(), *parts.stride()[:3])
-    _tile_product[grid](
-        x, weight, parts, rows, n, k, depth, *strides, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, num_stages=4
-    )
+    shape = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+    _tile_product[grid](x, weight, parts, rows, n, k, depth, *strides, **shape, num_stages=tile.stages)
     if count > 1:
         total, size = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device), heads * rows * n
         _ordered_sum[(triton.cdiv(size, 1024),)](parts, total, size, COUNT=count, SIZE=1024)
@@ -83,18 +111,18 @@ def _tile_product(
     columns = tl.program_id(0) // down * COLUMNS + tl.arange(0, COLUMNS)
     head, segment = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     along = tl.arange(0, DEPTH)
-    from_x = x + head * stride_x_head + (rows % m).to(tl.int64)[:, None] * stride_x_row
-    from_w = weight + head * stride_w_head + (columns % n).to(tl.int64)[None, :] * stride_w_n
-    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    from_x = x + head * stride_x_head + (rows % m).to(tl.int64)[None, :] * stride_x_row
+    from_w = weight + head * stride_w_head + (columns % n).to(tl.int64)[:, None] * stride_w_n
+    total = tl.zeros((COLUMNS, ROWS), dtype=tl.float32)
     stop = tl.minimum(k, (segment + 1) * depth)
     for start in range(segment * depth, stop, DEPTH):
         inside = start + along < stop
-        left = tl.load(from_x + (start + along)[None, :] * stride_x_k, mask=inside[None, :], other=0.0)
-        right = tl.load(from_w + (start + along)[:, None] * stride_w_k, mask=inside[:, None], other=0.0)
-        total = tl.dot(left, right, total, input_precision="ieee")
+        tall = tl.load(from_w + (start + along)[None, :] * stride_w_k, mask=inside[None, :], other=0.0)
+        wide = tl.load(from_x + (start + along)[:, None] * stride_x_k, mask=inside[:, None], other=0.0)
+        total = tl.dot(tall, wide, total, input_precision="ieee")
     to = out + segment * stride_out_segment + head * stride_out_head
-    to += rows.to(tl.int64)[:, None] * stride_out_row + columns[None, :]
-    tl.store(to, total.to(out.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
+    to += rows.to(tl.int64)[None, :] * stride_out_row + columns[:, None]
+    tl.store(to, total.to(out.dtype.element_ty), mask=(rows < m)[None, :] & (columns < n)[:, None])
 
 
 @triton.jit
