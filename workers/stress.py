@@ -72,13 +72,13 @@ class Stressed:
 
     def run(self, bound: Bound, trial: int) -> None:
         """One launch."""
-        rng, stress = self._rng(trial), self._unit.stress
+        stress = self._unit.stress
         if stress is Stress.POISONED_MEMORY:
             bound.out.view(-1).view(torch.uint8).fill_(0xFF)
         elif stress is Stress.CO_RESIDENT_LOAD and self._load is not None:
-            self._load.multiply(rng)
+            self._load.multiply(self._rng(trial))
         elif stress is Stress.OCCUPIED_SMS and self._load is not None:
-            self._load.occupy(rng)
+            self._load.occupy(self._rng(trial))
         elif stress is Stress.COLD_CLOCK and trial % COLD_EVERY == 0:
             torch.cuda.synchronize(self._device)
             time.sleep(COLD_S)
@@ -86,15 +86,15 @@ class Stressed:
 
     def conditions(self, trial: int) -> Conditions:
         """The knobs of one launch."""
-        rng, stress = self._rng(trial), self._unit.stress
+        stress = self._unit.stress
         if self._unit.purpose is Property.SM_COUNT:
             return Conditions(sm_count=SM_COUNTS[trial % len(SM_COUNTS)])
         if stress is Stress.POISONED_MEMORY:
             return Conditions(poison=True)
         if stress is Stress.RANDOM_PAUSES:
-            return Conditions(pause_us=PAUSE_US, pause_seed=rng.getrandbits(32))
+            return Conditions(pause_us=PAUSE_US, pause_seed=self._rng(trial).getrandbits(32))
         if stress is Stress.THREAD_COUNT:
-            return Conditions(threads=rng.randint(1, 2 * len(os.sched_getaffinity(0)) + 1))
+            return Conditions(threads=self._rng(trial).randint(1, 2 * len(os.sched_getaffinity(0)) + 1))
         return QUIET
 
     def _rng(self, trial: int) -> random.Random:

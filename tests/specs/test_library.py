@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specs.job import Expectation, Property
+from specs.job import STRESS_ON, Device, Dtype, Expectation, Property
 from specs.kernel_job import KernelJob
 from specs.library import library_names, library_spec
 from specs.load import load_job
@@ -53,3 +53,10 @@ def test_seed_pr_does_not_depend_on_the_shapes_that_may_never_flip() -> None:
         **dict.fromkeys(FIXED_SETS["seed-pr"], False),
         **dict.fromkeys(FIXED_SETS["sensitive"], True),
     }
+
+
+@pytest.mark.parametrize("name", ["h200-determinism", "h200-deepseek"])
+def test_the_invariant_kernel_is_launched_ten_thousand_times_under_all_a_gpu_s_stress(name: str) -> None:
+    job = kernel_job(name)
+    assert set(job.stress) == set(STRESS_ON[Device.CUDA]) and set(job.dtypes) == set(Dtype)
+    assert job.trials * len(job.stress) >= 10_000
