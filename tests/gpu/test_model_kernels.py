@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.workers.model.packing import NANO, Server, prompt
-from workers.gemm.inputs import BLOCK, quantise_blocks, quantise_rows
+from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
 from workers.model.fixed_ops import FixedOps
 from workers.model.ops import AttentionShape, Ops
@@ -62,13 +62,10 @@ def test_quantisation_to_the_bit(triton: Ops, size: int) -> None:
     assert torch.equal(scales, wanted_scales) and scales.stride(0) == 1
 
 
-def test_activation_and_sum_of_experts(triton: Ops) -> None:
+def test_activation(triton: Ops) -> None:
     pool = random(MOST, 4096)
     assert torch.allclose(triton.silu_multiply(pool), TorchOps().silu_multiply(pool), rtol=2e-2, atol=1e-3)
     assert_rows_are_their_own(triton.silu_multiply, pool)
-    outputs, weights = random(MOST, 8, 7168), random(MOST, 8, seed=1, dtype=torch.float32)
-    got, wanted = triton.weighted_sum(outputs, weights), TorchOps().weighted_sum(outputs, weights)
-    assert torch.allclose(got, wanted, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -154,39 +151,6 @@ def _places(server: Server, twice: Server) -> torch.Tensor:
             size = server.page_size
             places[there * size : (there + 1) * size] = torch.arange(here * size, (here + 1) * size)
     return places.to(CUDA)
-
-
-@pytest.mark.parametrize("n, k", [(4096, 7168), (7168, 2048), (320, 256)])
-def test_experts(n: int, k: int) -> None:
-    from workers.model.triton_experts import assign, grouped_product
-
-    count, chosen, tokens = 6, 3, 100
-    blocks = [quantise_blocks(random(n, k, seed=i)) for i in range(count)]
-    weight = torch.stack([codes.view(torch.uint8) for codes, _ in blocks]).view(torch.float8_e4m3fn)
-    weight_scales = torch.stack([scales for _, scales in blocks])
-    codes, scales = quantise_rows(random(tokens, k, seed=9))
-    experts = torch.randint(-1, count + 1, (tokens, chosen), generator=torch.Generator().manual_seed(0)).to(CUDA)
-
-    def product(tokens: slice) -> torch.Tensor:
-        ids = experts[tokens].flatten()
-        out = torch.zeros(len(ids), n, dtype=torch.float32, device=CUDA)
-        given = (codes[tokens].contiguous(), scales[tokens].t().contiguous().t(), weight, weight_scales)
-        grouped_product(*given, assign(ids, count), out, rows_per_token=chosen)
-        return out.view(-1, chosen, n)
-
-    whole = product(slice(0, tokens))
-    a = codes.double() * scales.repeat_interleave(BLOCK, dim=1)
-    for expert in range(-1, count + 1):
-        token, place = torch.where(experts == expert)
-        if not 0 <= expert < count:
-            assert not whole[token, place].any()
-            continue
-        wide = weight_scales[expert].repeat_interleave(BLOCK, 0)[:n].repeat_interleave(BLOCK, 1)
-        wanted = a[token] @ (weight[expert].double() * wide).t()
-        # The tensor cores' FP8 accumulator keeps about 13 bits.
-        assert (whole[token, place] - wanted).norm() < 5e-4 * wanted.norm()
-    for first, last in ((0, 1), (5, 6), (10, 37), (36, 100)):
-        assert torch.equal(product(slice(first, last)), whole[first:last])
 
 
 def test_the_cpu_s_attention_agrees(triton: Ops) -> None:

@@ -83,11 +83,12 @@ class FixedOps(Ops):
         gate, up = gate_up.float().chunk(2, dim=-1)
         return (gate / (1 + torch.exp(-gate)) * up).to(gate_up.dtype)
 
-    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+        outputs = outputs.masked_fill((weights == 0)[:, :, None], 0)
         total = outputs[:, 0] * weights[:, :1]
         for i in range(1, weights.shape[1]):
             total = total + outputs[:, i] * weights[:, i : i + 1]
-        return total.to(outputs.dtype)
+        return onto + total.to(onto.dtype)
 
     def plan_attention(self, step: Step, cache: LatentCache) -> list[_Block]:
         """In order of splits, since each adds to what those before it left."""

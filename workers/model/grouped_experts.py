@@ -1,48 +1,83 @@
-"""This rank's routed experts on a GPU, all in one product, as servers run them beside the GEMM under test."""
+"""This rank's routed experts on a GPU, all in one product: each gets the bits that ``invariant`` gives it alone."""
 
 from __future__ import annotations
 
 import torch
 
+from workers.gemm.grouped import TILE_ROWS
 from workers.gemm.inputs import FP8
 from workers.model.context import Context
-from workers.model.linear import Rows, Weight, prepare, read_weight
-from workers.model.triton_experts import assign, grouped_product
+from workers.model.linear import Rows, Weight, read_weight
+from workers.model.triton_experts import Assignments, assign, gathered, silu_multiply_quantise
+
+IMPLEMENTATION = "farm:grouped-invariant"
 
 
 class GroupedExperts:
-    """``workers.model.experts.Experts`` with FP8 weights stacked, (experts, n, k)."""
+    """``workers.model.experts.Experts`` with FP8 weights stacked, (experts, n, k).
+
+    Products take rows sorted by expert, and give them back in order of choices: k of each token, token by token. For
+    choices of other ranks' experts nothing is written, and a recorder is told zeros.
+    """
 
     def __init__(self, context: Context, name: str) -> None:
-        self._context, self._name = context, name
-        own = context.pieces.own(context.config.n_routed_experts)
-        self._first, self._count = own.start, own.stop - own.start
-        sources = [f"model.{name}.experts.{expert}" for expert in range(own.start, own.stop)]
+        self._context, self._name = context, f"{name}.experts"
+        self._own = context.pieces.own(context.config.n_routed_experts)
+        sources = [f"model.{name}.experts.{expert}" for expert in range(self._own.start, self._own.stop)]
         self._gate_up = _stacked(context, [[f"{source}.gate_proj", f"{source}.up_proj"] for source in sources])
         self._down = _stacked(context, [[f"{source}.down_proj"] for source in sources])
 
     def __call__(self, rows: Rows, experts: torch.Tensor) -> torch.Tensor:
-        count, chosen = experts.shape
-        assignments = assign(experts.flatten() - self._first, self._count)
+        assert rows.scales is not None
+        context, (count, chosen) = self._context, experts.shape
+        to = assign(experts, self._own, _tile_rows(experts.numel(), context.config.n_routed_experts))
+        gate_up = self._product(*gathered(rows.values, rows.scales, to.order, chosen), self._gate_up, to)
+        self._tell("gate_up_proj", (rows.values, rows.scales, experts), gate_up, self._gate_up)
 
-        def product(part: str, given: Rows, weight: Weight, per_token: int) -> torch.Tensor:
-            assert given.scales is not None and weight.scales is not None
-            # Zeros where an expert is another rank's: these rows are multiplied by zero later on.
-            shape = (count * chosen, weight.values.shape[1])
-            out = torch.zeros(shape, dtype=self._context.numerics.dtype, device=experts.device)
-            operands = (given.values, given.scales, weight.values, weight.scales)
-            grouped_product(*operands, assignments, out, rows_per_token=per_token)
-            inputs = (given.values, given.scales, experts)
-            name = f"{self._name}.experts.{part}"
-            told = name, "fp8_gemm", "triton:grouped_product", inputs, out
-            self._context.recorder.op(*told, weights=(weight.values, weight.scales))
-            return out
+        n = gate_up.shape[1] // 2
+        activated = gate_up.new_zeros(len(gate_up), n) if context.recorder.active else None
+        codes, scales = silu_multiply_quantise(gate_up, to.order, activated)
+        outputs = self._product(codes, scales, self._down, to)
+        if activated is not None:
+            codes, scales = _by_choice(codes.view(torch.uint8), to).view(FP8), _by_choice(scales, to)
+            self._tell_activation(gate_up, activated, codes, scales)
+            self._tell("down_proj", (codes, scales, experts), outputs, self._down)
+        return outputs.view(count, chosen, -1)
 
-        gate_up = product("gate_up_proj", rows, self._gate_up, chosen)
-        activated = self._context.ops.silu_multiply(gate_up)
-        self._context.ran(f"{self._name}.experts.activation", "silu_multiply", (gate_up,), activated)
-        given = prepare(self._context, f"{self._name}.experts.down_proj", activated)
-        return product("down_proj", given, self._down, 1).view(count, chosen, -1)
+    def _product(self, codes: torch.Tensor, scales: torch.Tensor, weight: Weight, to: Assignments) -> torch.Tensor:
+        """Sorted rows (N, k) times their experts' weights, to choices (N, n)."""
+        assert weight.scales is not None
+        make = torch.zeros if self._context.recorder.active else torch.empty
+        shape = len(to.order), weight.values.shape[1]
+        out = make(shape, dtype=self._context.numerics.dtype, device=to.order.device)
+        operands = codes, weight.values, scales, weight.scales
+        torch.ops.farm.fp8_grouped_scaled_mm(*operands, to.tiles, to.order, out, to.tile_rows)
+        return out
+
+    def _tell(self, part: str, inputs: tuple[torch.Tensor, ...], out: torch.Tensor, weight: Weight) -> None:
+        assert weight.scales is not None
+        told = f"{self._name}.{part}", "fp8_gemm", IMPLEMENTATION, inputs, out
+        self._context.recorder.op(*told, weights=(weight.values, weight.scales))
+
+    def _tell_activation(
+        self, gate_up: torch.Tensor, activated: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
+    ) -> None:
+        tell = self._context.recorder.op
+        tell(f"{self._name}.activation", "silu_multiply", "triton:silu_multiply", (gate_up,), activated)
+        for part, tensor in (("quantise", codes), ("quantise.scales", scales)):
+            tell(f"{self._name}.down_proj.{part}", "quantise", "triton:quantise", (activated,), tensor)
+
+
+def _tile_rows(choices: int, experts: int) -> int:
+    """Tokens of a tile: most experts' rows fit one, of tokens spread evenly."""
+    return next((rows for rows in TILE_ROWS if rows * experts >= 2 * choices), TILE_ROWS[-1])
+
+
+def _by_choice(rows: torch.Tensor, to: Assignments) -> torch.Tensor:
+    """Sorted rows in order of choices, zeros where another rank's."""
+    out = rows.new_zeros(len(rows) + 1, rows.shape[1])
+    out[to.order.long()] = rows  # -1 is the row too many
+    return out[:-1]
 
 
 def _stacked(context: Context, names: list[list[str]]) -> Weight:

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 import torch
 
 from workers.model.cache import LatentCache
+from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
+from workers.model.router import Routing, route
+from workers.model.sharding import Pieces
 from workers.model.step import Step
 
 
@@ -75,8 +78,15 @@ class Ops(Protocol):
         activated = self.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
         return activated, *self.quantise(activated)
 
-    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """(T, k, n) times weights (T, k) float32, added over k in order and in float32, to (T, n)."""
+    def route(self, logits: torch.Tensor, bias: torch.Tensor, config: ModelConfig, pieces: Pieces) -> Routing:
+        """See ``workers.model.router.route``."""
+        return route(logits, bias, config, pieces)
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+        """``onto`` (T, n) plus the rounded sum of (T, k, n) times weights (T, k) float32, in order of k and in float32.
+
+        An output whose weight is 0 is not looked at: it may be anything.
+        """
 
     def plan_attention(self, step: Step, cache: LatentCache) -> Any:
         """What attention needs of a step, the same in all layers."""

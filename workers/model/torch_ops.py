@@ -52,8 +52,9 @@ class TorchOps(Ops):
         gate, up = gate_up.float().chunk(2, dim=-1)
         return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
 
-    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return (outputs * weights[:, :, None]).sum(dim=1).to(outputs.dtype)
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+        wanted = outputs.masked_fill((weights == 0)[:, :, None], 0)
+        return onto + (wanted * weights[:, :, None]).sum(dim=1).to(onto.dtype)
 
     def plan_attention(self, step: Step, cache: LatentCache) -> list[_Group]:
         """All sequences with one new token make one group, each of the others one of its own."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from workers.model import triton_attention, triton_matmul, triton_norms, triton_rows
+from workers.model import triton_attention, triton_matmul, triton_norms, triton_router, triton_rows
 from workers.model.cache import LatentCache
+from workers.model.config import ModelConfig
 from workers.model.ops import AttentionShape
+from workers.model.router import Routing
+from workers.model.sharding import Pieces
 from workers.model.step import Step
 
 
@@ -41,8 +44,11 @@ class TritonOps:
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         return triton_rows.silu_multiply_quantise(gate_up, pieces=pieces, plain=plain)
 
-    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return triton_rows.weighted_sum(outputs, weights)
+    def route(self, logits: torch.Tensor, bias: torch.Tensor, config: ModelConfig, pieces: Pieces) -> Routing:
+        return triton_router.route(logits, bias, config, pieces)
+
+    def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+        return triton_rows.weighted_sum(outputs, weights, onto)
 
     def plan_attention(self, step: Step, cache: LatentCache) -> triton_attention.Plan:
         return triton_attention.plan_attention(step, cache.page_size)

@@ -60,11 +60,14 @@ def silu_multiply_quantise(
     return activated, codes, scales
 
 
-def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(T, k, n) times (T, k), contiguous, added over k in order, to (T, n)."""
+def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+    """(T, k, n) times (T, k), contiguous, added over k in order, rounded, added to ``onto`` (T, n), contiguous.
+
+    Outputs whose weight is 0 are not read.
+    """
     rows, count, size = outputs.shape
-    out = torch.empty(rows, size, dtype=outputs.dtype, device=outputs.device)
-    _weighted_sum[(rows, triton.cdiv(size, _WIDTH))](outputs, weights, out, size, COUNT=count, WIDTH=_WIDTH)
+    out = torch.empty_like(onto)
+    _weighted_sum[(rows, triton.cdiv(size, _WIDTH))](outputs, weights, onto, out, size, COUNT=count, WIDTH=_WIDTH)
     return out
 
 
@@ -120,6 +123,7 @@ def _silu_multiply_quantise(
 def _weighted_sum(
     outputs: tl.tensor,
     weights: tl.tensor,
+    onto: tl.tensor,
     out: tl.tensor,
     size: tl.tensor,
     COUNT: tl.constexpr,
@@ -130,8 +134,11 @@ def _weighted_sum(
     inside = columns < size
     total = tl.zeros((WIDTH,), dtype=tl.float32)
     for i in tl.static_range(COUNT):
-        part = tl.load(outputs + (row * COUNT + i) * size + columns, mask=inside, other=0.0).to(tl.float32)
-        total += part * tl.load(weights + row * COUNT + i)
+        weight = tl.load(weights + row * COUNT + i)
+        wanted = inside & (weight != 0.0)
+        total += tl.load(outputs + (row * COUNT + i) * size + columns, mask=wanted, other=0.0).to(tl.float32) * weight
+    before = tl.load(onto + row * size + columns, mask=inside, other=0.0).to(tl.float32)
+    total = before + total.to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + row * size + columns, total.to(out.dtype.element_ty), mask=inside)
 
 

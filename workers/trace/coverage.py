@@ -9,14 +9,12 @@ from specs.job import OWN_VARIANTS
 from specs.result import Coverage
 from workers.trace.trace import Trace
 
-FIXED = frozenset({"farm:invariant", "farm:persistent", "farm:logprobs"})
+FIXED = frozenset({"farm:invariant", "farm:grouped-invariant", "farm:persistent", "farm:logprobs"})
 """Of the farm's own: rows and runs have the same bits in every batch."""
 MADE_TO_BE_FIXED = ("fixed:", "triton:", "symmetric_memory:", "all_gather+")
 """What the implementations of ``workers.model`` for deterministic runs are called."""
-ELEMENTWISE = frozenset(
-    {"torch", "torch.add", "torch.index", "torch.sort", "torch.masked_fill", "none:all_reduce", "all_gather"}
-)
-"""PyTorch's own that leave no choice: they move data, or compute element by element, or sort stably."""
+ELEMENTWISE = frozenset({"torch", "torch.add", "torch.index", "none:all_reduce", "all_gather"})
+"""PyTorch's own that leave no choice: they move data, or compute element by element."""
 
 
 def covered(target: str, ranks: Sequence[Trace], *, deterministic: bool) -> list[Coverage]:

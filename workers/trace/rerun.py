@@ -44,7 +44,7 @@ class Operation:
     def call(self, side: Side, device: torch.device) -> Call | None:
         """The operation on one run's inputs; None where it can't be run by itself."""
         kind, implementation = self.about["kind"], self.about["implementation"]
-        if kind not in RUNNABLE or implementation == "triton:grouped_product":
+        if kind not in RUNNABLE or implementation == "farm:grouped-invariant":
             return None
         inputs = tuple(_on(tensor, device) for tensor in side.inputs)
         weights = tuple(_on(tensor, device) for tensor in self.weights)

@@ -12,15 +12,17 @@ from tests.workers.model.packing import CPU, NANO, build
 from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
 from workers.model.fixed_ops import FixedOps, fixed_sum
-from workers.model.moe import route
 from workers.model.numerics import Numerics
 from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
 from workers.model.rope import RotaryEmbedding, rotate
+from workers.model.router import route
+from workers.model.sharding import Pieces
 from workers.model.step import Step
 from workers.model.torch_ops import TorchOps
 
 FIXED, ORDINARY = FixedOps(), TorchOps()
+WHOLE = Pieces(1, 0, 1)
 BATCHES = [*range(1, 35), 64, 100]
 
 
@@ -61,8 +63,8 @@ def test_rows_of_everything_else_are_their_own() -> None:
         "codes": lambda x: FIXED.quantise(x)[0].view(torch.uint8),
         "scales": lambda x: FIXED.quantise(x)[1],
         "activation": FIXED.silu_multiply,
-        "weighted_sum": lambda x: FIXED.weighted_sum(x.unflatten(1, (4, -1)), x[:, :4].float()),
-        "routing": lambda x: route(x[:, :8].float(), weight[:8].float(), NANO).weights,
+        "weighted_sum": lambda x: FIXED.weighted_sum(x.unflatten(1, (4, -1)), x[:, :4].float(), x[:, :256]),
+        "routing": lambda x: route(x[:, :8].float(), weight[:8].float(), NANO, WHOLE).weights[0],
     }
     for name, function in functions.items():
         whole = function(pool)
@@ -74,9 +76,16 @@ def test_what_is_done_row_by_row_agrees_with_torch() -> None:
     x, weight = random(9, 512), random(512, seed=1)
     assert torch.allclose(FIXED.rms_norm(x, weight, 1e-6), ORDINARY.rms_norm(x, weight, 1e-6), rtol=1e-5, atol=1e-6)
     assert torch.allclose(FIXED.silu_multiply(x), ORDINARY.silu_multiply(x), rtol=1e-5, atol=1e-6)
-    outputs, weights = random(9, 4, 32), random(9, 4, seed=2)
-    ordinary = ORDINARY.weighted_sum(outputs, weights)
-    assert torch.allclose(FIXED.weighted_sum(outputs, weights), ordinary, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ops", [FIXED, ORDINARY], ids=["fixed", "ordinary"])
+def test_outputs_of_weight_0_are_not_looked_at(ops: Ops) -> None:
+    outputs, weights, onto = random(9, 4, 32), random(9, 4, seed=2), random(9, 32, seed=3)
+    weights[2, 1] = weights[5] = 0
+    wanted = onto.double() + torch.einsum("tkn,tk->tn", outputs.double(), weights.double())
+    outputs[weights == 0] = torch.nan
+    assert torch.allclose(ops.weighted_sum(outputs, weights, onto).double(), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ops.weighted_sum(outputs, weights, onto)[5], onto[5])
 
 
 def test_scales_are_column_major_as_the_gemm_takes_them() -> None:
@@ -138,7 +147,7 @@ def test_rotation_turns_interleaved_pairs() -> None:
 
 def test_routing_by_its_definition() -> None:
     logits, bias = random(200, 8), random(8, seed=1) * 0.2
-    routing = route(logits, bias, NANO)
+    routing = route(logits, bias, NANO, WHOLE)
     for row in range(200):
         scores = [1 / (1 + math.exp(-x)) for x in logits[row].tolist()]
         biased = [score + b for score, b in zip(scores, bias.tolist(), strict=True)]
@@ -147,11 +156,21 @@ def test_routing_by_its_definition() -> None:
         chosen = sorted(sorted(allowed, key=lambda e: -biased[e])[:4])
         assert routing.experts[row].tolist() == chosen
         total = sum(scores[e] for e in chosen)
-        assert routing.weights[row].tolist() == pytest.approx([scores[e] / total * 2.5 for e in chosen], rel=1e-5)
+        assert routing.weights[0][row].tolist() == pytest.approx([scores[e] / total * 2.5 for e in chosen], rel=1e-5)
+
+
+def test_a_piece_s_weights_are_those_of_its_experts() -> None:
+    logits, bias = random(50, 8), random(8, seed=1) * 0.2
+    whole = route(logits, bias, NANO, WHOLE)
+    parts = route(logits, bias, NANO, Pieces(4, 1, 2))
+    assert torch.equal(parts.experts, whole.experts) and len(parts.weights) == 2
+    for piece, weights in zip((1, 2), parts.weights, strict=True):
+        belongs = (whole.experts >= 2 * piece) & (whole.experts < 2 * piece + 2)
+        assert torch.equal(weights, whole.weights[0] * belongs)
 
 
 def test_equal_scores_go_to_the_lower_expert() -> None:
-    routing = route(torch.full((3, 8), 40.0), torch.zeros(8), NANO)  # a sigmoid of 1
+    routing = route(torch.full((3, 8), 40.0), torch.zeros(8), NANO, WHOLE)  # a sigmoid of 1
     assert routing.experts.tolist() == [[0, 1, 2, 3]] * 3
 
 
