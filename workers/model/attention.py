@@ -25,9 +25,7 @@ from workers.model.linear import (
 )
 from workers.model.norm import Norm
 from workers.model.ops import AttentionShape
-from workers.model.rope import rotate, softmax_scale
-
-Tables = tuple[torch.Tensor, torch.Tensor]
+from workers.model.rope import Tables, softmax_scale
 
 
 class LatentAttention:
@@ -74,11 +72,14 @@ class LatentAttention:
     def _remember(
         self, c_kv: torch.Tensor, key: torch.Tensor, tables: Tables, latents: torch.Tensor, slots: torch.Tensor
     ) -> None:
-        latent = self._normed("kv_a_layernorm", c_kv, self._kv_a_norm)
-        rotated = rotate(key[:, None], tables)[:, 0]
-        self._context.recorder.op(f"{self._name}.k_rope", "rope", "torch", (key,), rotated)
-        both = torch.cat((latent, rotated), dim=1)
-        latents[slots] = self._context.moved(f"{self._name}.latent", "concatenate", (latent, rotated), both)
+        context, name, norm = self._context, self._name, self._kv_a_norm
+        eps = context.config.rms_norm_eps
+        normed, rotated, latent = context.ops.latent(c_kv, key, norm, eps, tables, latents, slots)
+        context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,))
+        context.ran(f"{name}.k_rope", "rope", (key,), rotated)
+        context.moved(f"{name}.latent", "concatenate", (normed, rotated), latent)
+        if context.recorder.active:  # faults are put into what is told
+            latents[slots] = latent
 
     def _queries(self, c_q: torch.Tensor, tables: Tables) -> torch.Tensor:
         """(T, q_lora_rank) to queries over latents (T, heads, latent)."""
@@ -87,16 +88,10 @@ class LatentAttention:
         q_nope, q_rope = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=2)
         for part, tensor in (("q_nope", q_nope), ("q_pe", q_rope)):
             context.moved(f"{name}.{part}", "split", (q,), tensor)
-        over_latent = context.ops.head_matmul(q_nope, self._key_up)
+        over_latent, rotated, query = context.ops.query(q_nope, q_rope, self._key_up, tables)
         context.ran(f"{name}.key_up", "head_matmul", (q_nope,), over_latent, weights=(self._key_up,))
-        rotated = rotate(q_rope, tables)
-        context.recorder.op(f"{name}.q_rope", "rope", "torch", (q_rope,), rotated)
-        query = torch.cat((over_latent, rotated), dim=2)
+        context.ran(f"{name}.q_rope", "rope", (q_rope,), rotated)
         return context.moved(f"{name}.query", "concatenate", (over_latent, rotated), query)
-
-    def _normed(self, part: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        out = self._context.ops.rms_norm(x, weight, self._config.rms_norm_eps)
-        return self._context.ran(f"{self._name}.{part}", "rms_norm", (x,), out, weights=(weight,))
 
     def _read_up(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """W_UK (heads, nope, kv_lora_rank) and W_UV (heads, kv_lora_rank, v) of this rank's heads."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from specs.errors import UsageError
-from workers.model.attention import LatentAttention, Tables
+from workers.model.attention import LatentAttention
 from workers.model.cache import LatentCache
 from workers.model.collectives import Collective
 from workers.model.config import ModelConfig
@@ -19,7 +19,7 @@ from workers.model.norm import Norm, Normed
 from workers.model.numerics import Numerics
 from workers.model.ops import make_ops
 from workers.model.recorder import NullRecorder, Recorder
-from workers.model.rope import RotaryEmbedding
+from workers.model.rope import RotaryEmbedding, Tables
 from workers.model.sharding import Ranks, pieces_of
 from workers.model.step import Step
 from workers.model.weights import WeightSource

@@ -15,9 +15,12 @@ import torch
 from workers.model.cache import LatentCache
 from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
+from workers.model.rope import Tables, rotate
 from workers.model.router import Routing, route
 from workers.model.sharding import Pieces
 from workers.model.step import Step
+
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,32 @@ class Ops(Protocol):
 
         An output whose weight is 0 is not looked at: it may be anything.
         """
+
+    def latent(
+        self,
+        c_kv: torch.Tensor,
+        key: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        tables: Tables,
+        latents: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> Parts:
+        """``rms_norm`` of c_kv (T, kv_lora_rank) beside the rotated key (T, rope); put at ``slots`` too.
+
+        The two and both, (T, latent), of which they are views.
+        """
+        joined = torch.cat((self.rms_norm(c_kv, weight, eps), rotate(key[:, None], tables)[:, 0]), dim=1)
+        latents[slots] = joined
+        return *joined.split([c_kv.shape[1], key.shape[1]], dim=1), joined
+
+    def query(self, q_nope: torch.Tensor, q_rope: torch.Tensor, key_up: torch.Tensor, tables: Tables) -> Parts:
+        """``head_matmul`` of q_nope (T, H, nope) and key_up, beside the rotated q_rope (T, H, rope).
+
+        The two and both, (T, H, latent), of which they are views.
+        """
+        joined = torch.cat((self.head_matmul(q_nope, key_up), rotate(q_rope, tables)), dim=2)
+        return *joined.split([key_up.shape[2], q_rope.shape[2]], dim=2), joined
 
     def plan_attention(self, step: Step, cache: LatentCache) -> Any:
         """What attention needs of a step, the same in all layers."""

@@ -8,6 +8,9 @@ import torch
 
 from workers.model.config import ModelConfig, YarnScaling
 
+Tables = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of a step's tokens, (T, 1, rope / 2) float32; the last dimension is contiguous."""
+
 
 class RotaryEmbedding:
     """Tables of cosines and sines, float32, made on the CPU so that all devices have the same."""
@@ -16,15 +19,15 @@ class RotaryEmbedding:
         positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
         angles = torch.outer(positions, _frequencies(config))
         scale = _table_scale(config.rope_scaling)
-        self._cos = (angles.cos() * scale).to(device)
-        self._sin = (angles.sin() * scale).to(device)
+        self._both = (torch.stack((angles.cos(), angles.sin()), dim=1) * scale).to(device)
 
-    def tables(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (T, 1, rope / 2) of tokens at ``positions`` (T,)."""
-        return self._cos[positions, None], self._sin[positions, None]
+    def tables(self, positions: torch.Tensor) -> Tables:
+        """Of tokens at ``positions`` (T,)."""
+        cos, sin = self._both[positions].split(1, dim=1)
+        return cos, sin
 
 
-def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def rotate(x: torch.Tensor, tables: Tables) -> torch.Tensor:
     """(T, heads, rope): each pair x[2i], x[2i+1] turned by its angle, in float32."""
     cos, sin = tables
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from workers.model import triton_attention, triton_matmul, triton_norms, triton_router, triton_rows
+from workers.model import triton_attention, triton_latent, triton_matmul, triton_norms, triton_router, triton_rows
 from workers.model.cache import LatentCache
 from workers.model.config import ModelConfig
-from workers.model.ops import AttentionShape
+from workers.model.ops import AttentionShape, Parts
+from workers.model.rope import Tables
 from workers.model.router import Routing
 from workers.model.sharding import Pieces
 from workers.model.step import Step
@@ -49,6 +50,26 @@ class TritonOps:
 
     def weighted_sum(self, outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
         return triton_rows.weighted_sum(outputs, weights, onto)
+
+    def latent(
+        self,
+        c_kv: torch.Tensor,
+        key: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        tables: Tables,
+        latents: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> Parts:
+        return triton_latent.latent(c_kv, key, weight, eps, tables, latents, slots)
+
+    def query(self, q_nope: torch.Tensor, q_rope: torch.Tensor, key_up: torch.Tensor, tables: Tables) -> Parts:
+        (tokens, heads, rope), value = q_rope.shape, key_up.shape[2]
+        joined = torch.empty(tokens, heads, value + rope, dtype=q_rope.dtype, device=q_rope.device)
+        over_latent, rotated = joined.split([value, rope], dim=2)
+        triton_matmul.head_matmul(q_nope, key_up, over_latent)
+        triton_latent.rotate_into(q_rope, tables, rotated)
+        return over_latent, rotated, joined
 
     def plan_attention(self, step: Step, cache: LatentCache) -> triton_attention.Plan:
         return triton_attention.plan_attention(step, cache.page_size)
