@@ -45,12 +45,6 @@ def test_rows_of_any_length_at_any_address(shift: int, rows: int, length: int, g
     assert digests(memory, rows, length, stride) == expected
 
 
-def test_rows_that_several_threads_share_are_those_of_one() -> None:
-    memory = np.random.default_rng(1).integers(0, 256, 300 * 8192, dtype=np.uint8)
-    together = digests(memory, 300, 8192, 8192)
-    assert together == [digests(memory[row * 8192 :], 1, 8192, 8192)[0] for row in range(300)]
-
-
 def test_digests_are_added_to_what_is_there() -> None:
     memory = np.arange(16, dtype=np.uint8)
     found = torch.tensor([[5, -1]])

@@ -48,7 +48,7 @@ class _Op:
     inputs: tuple[int, ...]
     output: int
     weights: tuple[bytes, ...]
-    shapes: list[torch.Size]
+    shapes: tuple[torch.Size, ...]
 
 
 @dataclass(eq=False)
@@ -122,7 +122,7 @@ class TraceRecorder:
             self._weights[name] = tuple(weight_digest(weight) for weight in weights)
         given = tuple([self._handle(tensor, output=False) for tensor in inputs])
         found = self._handle(output, output=True)
-        shapes = [tensor.shape for tensor in (*inputs, output)]
+        shapes = tuple([tensor.shape for tensor in (*inputs, output)])
         self._ops.append(_Op(name, kind, implementation, tokens, given, found, self._weights[name], shapes))
 
     def _capture(self, inputs: Tensors, output: torch.Tensor, weights: Tensors, tokens: torch.Tensor | None) -> None:
@@ -173,10 +173,10 @@ def _step(given: _Step, digests: list[Digests]) -> TracedStep:
             kind=op.kind,
             implementation=op.implementation,
             tokens=None if op.tokens is None else rows[id(op.tokens)],
-            inputs=tuple(digests[handle] for handle in op.inputs),
+            inputs=tuple([digests[handle] for handle in op.inputs]),
             output=digests[op.output],
             weights=op.weights,
-            shapes=tuple(tuple(shape) for shape in op.shapes),
+            shapes=op.shapes,
         )
         for op in given.ops
     )
