@@ -1,4 +1,4 @@
-"""The residual, norm and quantisation that are one kernel on a GPU, against the three."""
+"""The residual, norm and quantisation that are one kernel on a GPU, against the three; the embedding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from workers.model.fixed_ops import FixedOps
 from workers.model.ops import Ops
 
 ROWS = 65
@@ -39,3 +40,13 @@ def test_to_the_bit(triton: Ops, size: int, dtype: torch.dtype) -> None:
         assert torch.equal(normed, wanted) if normed is not None else not plain
         assert torch.equal(codes.view(torch.uint8), wanted_codes.view(torch.uint8))
         assert torch.equal(scales, wanted_scales) and scales.stride(0) == 1
+        index = torch.tensor([rows - 1, 0, rows // 2], device="cuda")
+        if more is not None:
+            total, normed = triton.add_rms_norm(x[:rows].contiguous(), more, index, weight, 1e-6)
+            assert torch.equal(total, wanted_total[index]) and torch.equal(normed, wanted[index])
+
+
+def test_embedding_of_a_part_of_the_vocabulary(triton: Ops) -> None:
+    tokens, table = torch.randint(0, 300, (ROWS,), device="cuda"), random(100, 7168, seed=0, dtype=torch.bfloat16)
+    for first in (0, 100, 200):
+        assert torch.equal(triton.embed(tokens, table, first), FixedOps().embed(tokens, table, first))

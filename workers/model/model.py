@@ -84,12 +84,10 @@ class Embedding:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """(T,) to (T, hidden)."""
-        local = tokens - self._own.start
-        elsewhere = (local < 0) | (local >= self._table.shape[0])
-        found = self._table[local.masked_fill(elsewhere, 0)].masked_fill(elsewhere[:, None], 0.0)
-        recorder = self._context.recorder
-        recorder.op("embed_tokens", "embedding", "torch.index", (tokens,), found, weights=(self._table,))
-        return self._context.all_reduce("embed_tokens.all_reduce", found[None])
+        context = self._context
+        found = context.ops.embed(tokens, self._table, self._own.start)
+        context.ran("embed_tokens", "embedding", (tokens,), found, weights=(self._table,))
+        return context.all_reduce("embed_tokens.all_reduce", found[None])
 
 
 class Layer:
@@ -147,9 +145,11 @@ class Head:
     def __call__(self, x: torch.Tensor, added: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Rows ``tokens`` (R,) of (T, hidden), and of as many to be added to it, to (R, vocabulary) float32."""
         context = self._context
-        x = context.add(residual_name(context.config.num_hidden_layers - 1), x, added)[tokens]
-        normed = context.ops.rms_norm(x, self._norm, context.config.rms_norm_eps)
-        context.ran("norm", "rms_norm", (x,), normed, tokens=tokens, weights=(self._norm,))
+        total, normed = context.ops.add_rms_norm(x, added, tokens, self._norm, context.config.rms_norm_eps)
+        if context.recorder.active:
+            residual = residual_name(context.config.num_hidden_layers - 1)
+            context.ran(residual, "residual", (x[tokens], added[tokens]), total, tokens=tokens)
+        context.ran("norm", "rms_norm", (total,), normed, tokens=tokens, weights=(self._norm,))
         logits = torch.cat([context.ops.matmul(normed, weight, torch.float32) for weight in self._weights], dim=1)
         context.ran("lm_head", "matmul", (normed,), logits, tokens=tokens, weights=tuple(self._weights))
         gathered = context.collective.all_gather(logits)

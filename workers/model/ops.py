@@ -42,6 +42,12 @@ class Ops(Protocol):
     source: str
     """What stands before an operation's name in a recorder's ``implementation``."""
 
+    def embed(self, tokens: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor:
+        """Rows of ``table`` (V, n), which has those of tokens ``first`` on, to (T, n): zeros for other tokens."""
+        local = tokens - first
+        elsewhere = (local < 0) | (local >= table.shape[0])
+        return table[local.masked_fill(elsewhere, 0)].masked_fill(elsewhere[:, None], 0.0)
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """(T, n): x / sqrt(mean(x^2) + eps) * weight, in float32."""
 
@@ -55,6 +61,13 @@ class Ops(Protocol):
         total = x if added is None else x + added
         normed = self.rms_norm(total, weight, eps)
         return total, normed, *self.quantise(normed)
+
+    def add_rms_norm(
+        self, x: torch.Tensor, added: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + ``added`` (T, n) of ``rows`` (R,) alone, and its ``rms_norm`` (R, n)."""
+        total = x[rows] + added[rows]
+        return total, self.rms_norm(total, weight, eps)
 
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, k) to e4m3 codes of the same shape and float32 scales (T, k/128) with stride(0) == 1."""

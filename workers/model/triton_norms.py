@@ -20,8 +20,19 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     rows, size = x.shape
     out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
     width = triton.next_power_of_2(size)
-    _rms_norm[(rows,)](x, weight, out, size, x.stride(0), eps, WIDTH=width, num_warps=_WARPS)
+    _rms_norm[(rows,)](x, None, None, weight, None, out, size, x.stride(0), eps, WIDTH=width, num_warps=_WARPS)
     return out
+
+
+def add_rms_norm(
+    x: torch.Tensor, added: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows ``rows`` (R,) int64 of x + ``added`` (T, n), contiguous, and the ``rms_norm`` of these, to the bit."""
+    count, size = len(rows), x.shape[1]
+    total, out = torch.empty(2, count, size, dtype=x.dtype, device=x.device)
+    width = triton.next_power_of_2(size)
+    _rms_norm[(count,)](x, added, rows, weight, total, out, size, size, eps, WIDTH=width, num_warps=_WARPS)
+    return total, out
 
 
 def rms_norm_quantise(
@@ -57,6 +68,11 @@ def rms_norm_quantise(
 
 
 @triton.jit
+def _sum(x: tl.tensor, y: tl.tensor) -> tl.tensor:
+    return (x.to(tl.float32) + y.to(tl.float32)).to(x.dtype)
+
+
+@triton.jit
 def _normed(values: tl.tensor, weight: tl.tensor, size: tl.tensor, eps: tl.tensor) -> tl.tensor:
     """Float32 ``values`` of a row, zeros behind ``size``, times their ``weight``."""
     mean = tl.sum(values * values, axis=0) / size
@@ -66,7 +82,10 @@ def _normed(values: tl.tensor, weight: tl.tensor, size: tl.tensor, eps: tl.tenso
 @triton.jit
 def _rms_norm(
     x: tl.tensor,
+    added: tl.tensor | None,
+    index: tl.tensor | None,
     weight: tl.tensor,
+    total: tl.tensor | None,
     out: tl.tensor,
     size: tl.tensor,
     stride: tl.tensor,
@@ -74,10 +93,14 @@ def _rms_norm(
     WIDTH: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
+    source = row if index is None else tl.load(index + row)
     columns = tl.arange(0, WIDTH)
     inside = columns < size
-    values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    scaled = _normed(values, tl.load(weight + columns, mask=inside, other=0.0), size, eps)
+    values = tl.load(x + source * stride + columns, mask=inside, other=0.0)
+    if added is not None:
+        values = _sum(values, tl.load(added + source * size + columns, mask=inside, other=0.0))
+        tl.store(total + row * size + columns, values, mask=inside)
+    scaled = _normed(values.to(tl.float32), tl.load(weight + columns, mask=inside, other=0.0), size, eps)
     tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
 
 
@@ -103,8 +126,7 @@ def _rms_norm_quantise(
     to = row * size + columns
     values = tl.load(x + row * stride + columns, mask=inside, other=0.0)
     if added is not None:
-        other = tl.load(added + to, mask=inside, other=0.0).to(tl.float32)
-        values = (values.to(tl.float32) + other).to(x.dtype.element_ty)
+        values = _sum(values, tl.load(added + to, mask=inside, other=0.0))
         tl.store(total + to, values, mask=inside)
     wide = values.to(tl.float32)
     scaled = _normed(wide, tl.load(weight + columns, mask=inside, other=0.0), size, eps).to(x.dtype.element_ty)

@@ -17,6 +17,9 @@ from workers.model.step import Step
 class TritonOps:
     source = "triton"
 
+    def embed(self, tokens: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor:
+        return triton_rows.embed(tokens, table, first)
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return triton_norms.rms_norm(x, weight, eps)
 
@@ -24,6 +27,11 @@ class TritonOps:
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, added: torch.Tensor | None, plain: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
         return triton_norms.rms_norm_quantise(x, weight, eps, added=added, plain=plain)
+
+    def add_rms_norm(
+        self, x: torch.Tensor, added: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return triton_norms.add_rms_norm(x, added, rows, weight, eps)
 
     def quantise(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return triton_rows.quantise(x)

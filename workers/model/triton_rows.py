@@ -1,4 +1,4 @@
-"""Triton kernels in which one program makes one row, or a part of it: quantisation, activation, sums of experts.
+"""Triton kernels in which one program makes one row, or a part of it: embedding, quantisation, activation, sums.
 
 How a row is added up depends on its length alone. Imports triton: import this module where it is needed.
 """
@@ -13,6 +13,14 @@ from workers.gemm.inputs import BLOCK, FP8
 
 _BLOCKS_AT_ONCE = 8
 _WIDTH = 1024
+
+
+def embed(tokens: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor:
+    """Rows ``tokens`` (T,) int64 less ``first`` of ``table`` (V, n), contiguous: (T, n), zeros where it has none."""
+    size = table.shape[1]
+    out = torch.empty(len(tokens), size, dtype=table.dtype, device=table.device)
+    _embed[(len(tokens), triton.cdiv(size, _WIDTH))](tokens, table, out, first, *table.shape, WIDTH=_WIDTH)
+    return out
 
 
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,6 +77,23 @@ def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tenso
     out = torch.empty_like(onto)
     _weighted_sum[(rows, triton.cdiv(size, _WIDTH))](outputs, weights, onto, out, size, COUNT=count, WIDTH=_WIDTH)
     return out
+
+
+@triton.jit
+def _embed(
+    tokens: tl.tensor,
+    table: tl.tensor,
+    out: tl.tensor,
+    first: tl.tensor,
+    count: tl.tensor,
+    size: tl.tensor,
+    WIDTH: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    place = tl.load(tokens + row) - first
+    found = (place >= 0) & (place < count) & (columns < size)
+    tl.store(out + row * size + columns, tl.load(table + place * size + columns, mask=found, other=0.0), columns < size)
 
 
 @triton.jit
