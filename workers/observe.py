@@ -1,35 +1,77 @@
-"""Looking at results on a GPU without copying them off it: ``kernels/include/farm_observe.h`` through ctypes."""
+"""Looking at results where they are: ``kernels/include/farm_observe.h`` through ctypes."""
 
 from __future__ import annotations
 
+import ctypes
 from ctypes import c_int32, c_int64, c_void_p
+from typing import NamedTuple
 
 import torch
 
 from workers.gemm.native import load
 
+MOST_TENSORS = 64
+"""``FARM_MOST_TENSORS``"""
 
-class RowDigester:
-    """Digests of rows of memory: on the CPU at once, on a GPU on torch's current stream, captured in a graph or not."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._on_device = device.type == "cuda"
-        self._library = load("cuda" if self._on_device else "cpu")
+class FarmRows(ctypes.Structure):
+    """``farm_rows``, field by field."""
 
-    def __call__(self, address: int, rows: int, row_bytes: int, row_stride: int, digests: int) -> None:
-        """Add a digest of each of ``rows`` ranges, ``row_stride`` bytes apart, to 16 bytes each at ``digests``.
+    _fields_ = (
+        ("data", c_void_p),
+        *((name, c_int64) for name in ("rows", "row_bytes", "row_stride")),
+        ("digests", c_void_p),
+    )
 
-        Both addresses are of the device. Raises KernelError.
-        """
-        self._library.call(
-            "farm_digest_rows",
-            c_void_p(address),
-            c_int64(rows),
-            c_int64(row_bytes),
-            c_int64(row_stride),
-            c_void_p(digests),
-            _stream() if self._on_device else None,
-        )
+
+class Rows(NamedTuple):
+    """Where rows are in memory. Whoever has it keeps the tensor alive."""
+
+    address: int
+    number: int
+    length: int
+    """Bytes of each."""
+    stride: int
+    """Bytes from one to the next."""
+
+
+def digest_rows(device: torch.device, rows: Rows, digests: int) -> None:
+    """Add a digest of each row to 16 bytes each at the address ``digests``, both of the device: on the CPU at once.
+
+    Raises KernelError.
+    """
+    on_device = device.type == "cuda"
+    load("cuda" if on_device else "cpu").call(
+        "farm_digest_rows",
+        c_void_p(rows.address),
+        c_int64(rows.number),
+        c_int64(rows.length),
+        c_int64(rows.stride),
+        c_void_p(digests),
+        _stream() if on_device else None,
+    )
+
+
+class WaitingTensors:
+    """Tensors of a GPU that one launch will digest. Until ``launch`` they are kept alive, and must stay as they are."""
+
+    def __init__(self) -> None:
+        self._library = load("cuda")
+        self._rows = (FarmRows * MOST_TENSORS)()
+        self._tensors: list[torch.Tensor] = []
+
+    def add(self, tensor: torch.Tensor, rows: Rows, digests: int) -> None:
+        """Like ``digest_rows``, of rows that are in the memory of ``tensor``. Launches once there are many."""
+        self._rows[len(self._tensors)] = FarmRows(*rows, digests)
+        self._tensors.append(tensor)
+        if len(self._tensors) == MOST_TENSORS:
+            self.launch()
+
+    def launch(self) -> None:
+        """Digest what waits, on torch's current stream. Raises KernelError."""
+        if self._tensors:
+            self._library.call("farm_digest_tensors", self._rows, c_int32(len(self._tensors)), _stream())
+            self._tensors.clear()
 
 
 class DeviceObserver:
@@ -37,12 +79,11 @@ class DeviceObserver:
 
     def __init__(self) -> None:
         self._library = load("cuda")
-        self._digest_rows = RowDigester(torch.device("cuda"))
 
     def digest_rows(self, out: torch.Tensor, digests: torch.Tensor) -> None:
         """Add a digest of each row of ``out`` (m, n), contiguous, to ``digests`` (m, 2) int64, zeroed beforehand."""
         length = out.shape[1] * out.element_size()
-        self._digest_rows(out.data_ptr(), out.shape[0], length, length, digests.data_ptr())
+        digest_rows(out.device, Rows(out.data_ptr(), out.shape[0], length, length), digests.data_ptr())
 
     def digest(self, out: torch.Tensor, digest: torch.Tensor) -> None:
         """Add one digest of all of ``out``, contiguous, to ``digest`` (2,) int64, zeroed beforehand."""

@@ -20,6 +20,19 @@ extern "C" {
 FARM_API int farm_digest_rows(const void *data, int64_t rows, int64_t row_bytes, int64_t row_stride, void *digests,
                               void *stream);
 
+/* The arguments of farm_digest_rows for one of several tensors. */
+typedef struct farm_rows {
+  const void *data;
+  int64_t rows, row_bytes, row_stride;
+  void *digests;
+} farm_rows;
+
+/* farm_digest_rows of 1 to FARM_MOST_TENSORS tensors in one launch. `tensors` is on the host, and is read before the call
+ * returns; a graph keeps a copy. libfarm_cuda.so alone.
+ */
+#define FARM_MOST_TENSORS 64
+FARM_API int farm_digest_tensors(const farm_rows *tensors, int32_t count, void *stream);
+
 /* Keeps the first sample that differs: if *digest != *reference and *kept_trial is 0 or `trial`, copies `bytes` from
  * `data` to `kept` and sets *kept_trial to `trial`. All pointers are on the device; `trial` counts from 1; `bytes` is a
  * multiple of 8.

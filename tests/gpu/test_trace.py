@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from tests.workers.model.packing import NANO, prompt
 from tests.workers.trace.test_ranks import WEIGHT, OneBit
+from workers import observe
 from workers.engine.engine import Engine, EngineOptions
 from workers.engine.request import Request
 from workers.model.collectives import make_collective
+from workers.model.config import PRESETS, ModelConfig
 from workers.model.model import DeepseekV3
 from workers.model.numerics import Numerics
 from workers.model.sharding import Ranks
@@ -22,13 +29,27 @@ from workers.trace.trace import Instance, Trace
 CUDA = torch.device("cuda")
 
 
-def trace(batches: list[int], source: type[RandomWeights] = RandomWeights) -> list[Trace]:
-    """Of batches of so many requests, of which the first is always the same."""
+INVARIANT = Numerics("invariant", torch.float32, deterministic=True)
+ORDINARY = Numerics("streamk-ordered", torch.bfloat16, deterministic=False)
+# Of the mini preset's widths, where a step is long enough for what a server runs.
+MINI = replace(PRESETS["deepseek-v3-mini"], num_hidden_layers=3, vocab_size=4096)
+
+
+def traced_engine(
+    config: ModelConfig, numerics: Numerics, source: type[RandomWeights] = RandomWeights
+) -> tuple[Engine, TraceRecorder]:
     ranks = Ranks(0, 1, CUDA)
     recorder = TraceRecorder(CUDA, 16)
-    numerics = Numerics("invariant", torch.float32, deterministic=True)
-    model = DeepseekV3(NANO, source(NANO, 7, CUDA), ranks, make_collective("ordered", ranks), numerics, recorder)
-    engine = Engine(model, EngineOptions(pages=512, page_size=16, chunk=4096), recorder)
+    collective = make_collective("ordered" if numerics.deterministic else "nccl", ranks)
+    model = DeepseekV3(config, source(config, 7, CUDA), ranks, collective, numerics, recorder)
+    return Engine(model, EngineOptions(pages=1024, page_size=16, chunk=4096), recorder), recorder
+
+
+def trace(
+    batches: list[int], source: type[RandomWeights] = RandomWeights, numerics: Numerics = INVARIANT
+) -> list[Trace]:
+    """Of batches of so many requests, of which the first is always the same."""
+    engine, recorder = traced_engine(NANO, numerics, source)
     traces = []
     for batch in batches:
         engine.flush_cache()
@@ -56,7 +77,7 @@ def test_rows_have_the_digests_that_they_have_on_the_cpu() -> None:
         for tensor in given:
             rows = rows_of(tensor)
             assert rows is not None
-            digester.rows(rows)
+            digester.rows(tensor, rows)
     for host, device in zip(*(digester.finish() for digester in digesters), strict=True):
         assert np.array_equal(host, device)
 
@@ -74,3 +95,38 @@ def test_one_bit_of_a_weight_is_blamed_on_its_product() -> None:
     found = first_parting(Instance([clean], 0, "row 0"), Instance([faulty], 0, "row 0"))
     assert found is not None and found.inputs_equal and not found.weights_equal
     assert f"model.{found.ops[0].name}.weight" == WEIGHT
+
+
+@pytest.mark.parametrize("numerics", [INVARIANT, ORDINARY])
+def test_what_waits_to_be_digested_is_not_written_over(numerics: Numerics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model keeps what it told as it is, so that one launch may digest many tensors: the same as each at once."""
+    (together,) = trace([3], numerics=numerics)
+    monkeypatch.setattr(observe, "MOST_TENSORS", 1)
+    (at_once,) = trace([3], numerics=numerics)
+    for one, other in zip(together.steps, at_once.steps, strict=True):
+        for op, same in zip(one.ops, other.ops, strict=True):
+            for waited, directly in zip((*op.inputs, op.output), (*same.inputs, same.output), strict=True):
+                assert np.array_equal(waited, directly), op.name
+
+
+@pytest.mark.parametrize("requests, tokens, new", [(8, 16, 24), (1, 2048, 1)])
+def test_a_trace_costs_less_than_a_third_of_the_step(requests: int, tokens: int, new: int) -> None:
+    engine, recorder = traced_engine(MINI, replace(INVARIANT, dtype=torch.bfloat16))
+    batch = [Request(tuple(prompt(tokens, seed=i)), f"row {i}", new) for i in range(requests)]
+
+    def seconds(traced: bool) -> float:
+        engine.flush_cache()
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        if traced:
+            recorder.trace()
+            recorder.begin_call()
+        engine.generate(batch)
+        if traced:
+            recorder.finish()
+        torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    turns = [(seconds(False), seconds(True)) for _ in range(9)][2:]
+    untraced, traced = (statistics.median(times) for times in zip(*turns, strict=True))
+    assert traced <= 1.3 * untraced, f"{traced:.4f} s traced, {untraced:.4f} s untraced"

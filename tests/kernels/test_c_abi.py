@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.kernels.cases import inputs_of
+from workers import observe
 from workers.build import kernels_folder
 from workers.errors import KernelError
 from workers.gemm import grouped, native
@@ -19,7 +20,11 @@ HEADER = kernels_folder() / "include" / "farm_kernels.h"
 
 @pytest.mark.parametrize(
     "header, struct, mirror",
-    [("farm_kernels.h", "farm_gemm", native.FarmGemm), ("farm_grouped.h", "farm_groups", grouped.FarmGroups)],
+    [
+        ("farm_kernels.h", "farm_gemm", native.FarmGemm),
+        ("farm_grouped.h", "farm_groups", grouped.FarmGroups),
+        ("farm_observe.h", "farm_rows", observe.FarmRows),
+    ],
 )
 def test_the_ctypes_struct_is_the_header_s(
     header: str, struct: str, mirror: type[ctypes.Structure], tmp_path: Path

@@ -48,8 +48,8 @@ class Context:
     def all_reduce(self, name: str, pieces: torch.Tensor) -> torch.Tensor:
         """(P, T, n) partial sums of this rank to (T, n) over all ranks."""
         written_over = self.ranks.size > 1 and isinstance(self.collective, BackendCollective)
-        given = tuple(pieces.clone() if self.recorder.active and written_over else pieces)
-        total = self.collective.all_reduce(pieces)
+        given = tuple(pieces)
+        total = self.collective.all_reduce(pieces.clone() if self.recorder.active and written_over else pieces)
         self.recorder.op(name, "all_reduce", self.collective.implementation, given, total)
         return total
 

@@ -14,7 +14,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Recorder(Protocol):
     """Is told of every operation, in execution order, on its rank.
 
-    Tensors may be written over after the call: keep a digest or a copy, not the tensor.
+    Tensors stay as they are until the next ``all_reduce`` or ``all_gather`` has been told, or the next pass begins.
+    Then they may be written over: keep digests or copies.
     """
 
     @property

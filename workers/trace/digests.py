@@ -6,40 +6,49 @@ import numpy as np
 import torch
 
 from workers.digest import digest
-from workers.observe import RowDigester
+from workers.observe import Rows, WaitingTensors, digest_rows
 from workers.trace.trace import Digests
-
-Rows = tuple[int, int, int, int]
-"""Address, how many, bytes of each, and bytes from one to the next. Whoever has it keeps the tensor alive."""
 
 _ARENA_ROWS = 1 << 16
 _DIGEST_BYTES = 16
 
 
 class Digester:
-    """Digests gather in memory of the device, and are fetched all at once. On a GPU nothing waits for it before."""
+    """Digests gather in memory of the device, and are fetched all at once.
+
+    On a GPU tensors wait for a launch that takes many: they must stay as they are until ``launch``.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._digest = device, RowDigester(device)
+        self._device = device
+        self._waiting = WaitingTensors() if device.type == "cuda" else None
         self._arenas: list[torch.Tensor] = []
         self._address = self._left = 0
         """Of the last arena: of the next digest, and rows that are left."""
         self._found: list[tuple[int, int, int]] = []
 
-    def rows(self, place: Rows) -> int:
-        """Digest each row; the place of their digests in what ``finish`` gives."""
-        address, count, length, stride = place
+    def rows(self, tensor: torch.Tensor, rows: Rows) -> int:
+        """Digest rows that are in the memory of ``tensor``; the place of their digests in what ``finish`` gives."""
+        count = rows.number
         if count > self._left or not self._arenas:
             self._extend(count)
-        if count:
-            self._digest(address, count, length, stride, self._address)
+        if count and self._waiting is not None:
+            self._waiting.add(tensor, rows, self._address)
+        elif count:
+            digest_rows(self._device, rows, self._address)
         self._found.append((len(self._arenas) - 1, self._arenas[-1].shape[0] - self._left, count))
         self._address += count * _DIGEST_BYTES
         self._left -= count
         return len(self._found) - 1
 
+    def launch(self) -> None:
+        """Tensors may be written over from now on."""
+        if self._waiting is not None:
+            self._waiting.launch()
+
     def finish(self) -> list[Digests]:
-        """All digests since the last time, in order."""
+        """All digests since the last time, in order. Waits for the device."""
+        self.launch()
         fetched = [arena.cpu().numpy().view(np.uint64) for arena in self._arenas]
         found = [fetched[arena][start : start + count] for arena, start, count in self._found]
         self._arenas, self._left, self._found = [], 0, []
@@ -57,14 +66,14 @@ def rows_of(tensor: torch.Tensor) -> Rows | None:
     if tensor.dim() != 2 or tensor.stride(1) != 1:
         return None
     (count, length), size = tensor.shape, tensor.element_size()
-    return tensor.data_ptr(), count, length * size, tensor.stride(0) * size
+    return Rows(tensor.data_ptr(), count, length * size, tensor.stride(0) * size)
 
 
 def flat_rows(tensor: torch.Tensor) -> Rows:
     """Of a contiguous tensor."""
     count = tensor.shape[0] if tensor.numel() else 0
     length = tensor.nbytes // count if count else 0
-    return tensor.data_ptr(), count, length, length
+    return Rows(tensor.data_ptr(), count, length, length)
 
 
 def contiguous(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from workers.model.recorder import Tensors
 from workers.model.step import Step
 from workers.trace.digests import Digester, contiguous, flat_rows, rows_of, weight_digest
-from workers.trace.trace import Digests, Trace, TracedOp, TracedStep
+from workers.trace.trace import COLLECTIVES, Digests, Trace, TracedOp, TracedStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,7 @@ class TraceRecorder:
 
     def begin(self, step: Step) -> None:
         if self.active:
+            self._digester.launch()
             self._seen.clear()
             self._passes += 1
             self._count = step.tokens.shape[0]
@@ -124,6 +125,8 @@ class TraceRecorder:
         found = self._handle(output, output=True)
         shapes = tuple([tensor.shape for tensor in (*inputs, output)])
         self._ops.append(_Op(name, kind, implementation, tokens, given, found, self._weights[name], shapes))
+        if kind in COLLECTIVES:
+            self._digester.launch()
 
     def _capture(self, inputs: Tensors, output: torch.Tensor, weights: Tensors, tokens: torch.Tensor | None) -> None:
         rows = None if tokens is None else tokens.cpu()
@@ -139,10 +142,10 @@ class TraceRecorder:
         if not output and (before := self._seen.get(place)) is not None and before[0]() is not None:
             return before[1]
         if rows is not None:
-            handle = self._digester.rows(rows)
+            handle = self._digester.rows(tensor, rows)
         else:
             copy = contiguous(tensor)
-            handle = self._digester.rows(flat_rows(copy))
+            handle = self._digester.rows(copy, flat_rows(copy))
         if output:
             self._seen[place] = weakref.ref(tensor.untyped_storage()), handle
         return handle

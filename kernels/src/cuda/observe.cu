@@ -25,11 +25,15 @@ __device__ __forceinline__ ulonglong2 load(const char *start, int64_t byte, int6
   return words;
 }
 
-__device__ void add_block(Digest mine, unsigned long long *sum) {
+__device__ __forceinline__ void add_lanes(Digest *mine) {
   for (int lanes = 16; lanes; lanes /= 2) {
-    mine.low += __shfl_xor_sync(0xffffffffu, mine.low, lanes);
-    mine.high += __shfl_xor_sync(0xffffffffu, mine.high, lanes);
+    mine->low += __shfl_xor_sync(0xffffffffu, mine->low, lanes);
+    mine->high += __shfl_xor_sync(0xffffffffu, mine->high, lanes);
   }
+}
+
+__device__ void add_block(Digest mine, unsigned long long *sum) {
+  add_lanes(&mine);
   __shared__ uint64_t low[kThreads / 32], high[kThreads / 32];
   __syncthreads();  // a block may come here once for each of several rows
   if (threadIdx.x % 32 == 0) {
@@ -45,28 +49,62 @@ __device__ void add_block(Digest mine, unsigned long long *sum) {
   }
 }
 
+// What a thread adds of a row: kLoads times 16 bytes from `byte` on, each `step` behind the one before.
+template <bool kAligned>
+__device__ __forceinline__ void add_loads(Digest *mine, const char *row, int64_t row_bytes, int64_t byte, int step) {
+  ulonglong2 words[kLoads];
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) words[i] = load<kAligned>(row, byte + int64_t{i} * step, row_bytes);
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int64_t at = byte + int64_t{i} * step;
+    if (at < row_bytes) mine->add(words[i].x, static_cast<uint64_t>(at) / 8);
+    if (at + 8 < row_bytes) mine->add(words[i].y, static_cast<uint64_t>(at) / 8 + 1);
+  }
+}
+
 // blockIdx.y strides over rows, blockIdx.x over chunks of a row. kAligned: every row starts at a multiple of 16.
 template <bool kAligned>
 __global__ void __launch_bounds__(kThreads) digest_rows(const char *data, int64_t rows, int64_t row_bytes,
                                                         int64_t row_stride, unsigned long long *digests) {
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const char *start = data + row * row_stride;
     Digest mine;
-    for (int64_t chunk = blockIdx.x * kChunk; chunk < row_bytes; chunk += gridDim.x * kChunk) {
-      const int64_t first = chunk + int64_t{threadIdx.x} * 16;
-      ulonglong2 words[kLoads];
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i)
-        words[i] = load<kAligned>(start, first + int64_t{i} * kThreads * 16, row_bytes);
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const int64_t byte = first + int64_t{i} * kThreads * 16;
-        if (byte < row_bytes) mine.add(words[i].x, static_cast<uint64_t>(byte) / 8);
-        if (byte + 8 < row_bytes) mine.add(words[i].y, static_cast<uint64_t>(byte) / 8 + 1);
-      }
-    }
+    for (int64_t chunk = blockIdx.x * kChunk; chunk < row_bytes; chunk += gridDim.x * kChunk)
+      add_loads<kAligned>(&mine, data + row * row_stride, row_bytes, chunk + int64_t{threadIdx.x} * 16, kThreads * 16);
     add_block(mine, digests + 2 * row);
   }
+}
+
+struct Tensors {
+  farm_rows of[FARM_MOST_TENSORS];
+};
+
+constexpr int64_t kPiece = int64_t{32} * kLoads * 16;  // of a row, for a warp
+constexpr int kWarps = kThreads / 32;
+
+__host__ __device__ bool aligned(const farm_rows &tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && (tensor.row_stride % 16 == 0 || tensor.rows == 1);
+}
+
+template <bool kAligned>
+__device__ void digest_pieces(const farm_rows &tensor) {
+  const int64_t pieces = (tensor.row_bytes + kPiece - 1) / kPiece;
+  const int lane = threadIdx.x % 32;
+  for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; i < tensor.rows * pieces; i += gridDim.x * kWarps) {
+    const int64_t row = i / pieces, piece = i % pieces;
+    const char *start = static_cast<const char *>(tensor.data) + row * tensor.row_stride;
+    Digest mine;
+    add_loads<kAligned>(&mine, start, tensor.row_bytes, piece * kPiece + lane * 16, 32 * 16);
+    add_lanes(&mine);
+    unsigned long long *sum = static_cast<unsigned long long *>(tensor.digests) + 2 * row;
+    if (lane < 2) atomicAdd(sum + lane, static_cast<unsigned long long>(lane ? mine.high : mine.low));
+  }
+}
+
+// blockIdx.y is the tensor; the warps of its blocks stride over pieces of its rows.
+__global__ void __launch_bounds__(kThreads) digest_tensors(const __grid_constant__ Tensors tensors) {
+  const farm_rows &tensor = tensors.of[blockIdx.y];
+  aligned(tensor) ? digest_pieces<true>(tensor) : digest_pieces<false>(tensor);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -95,6 +133,15 @@ int launched(const char *what) {
   return fail(FARM_LAUNCH_FAILED, std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+int check_rows(const farm_rows &tensor) {
+  if (!tensor.data || !tensor.digests) return fail(FARM_INVALID_ARGUMENT, "a pointer is NULL");
+  if (tensor.rows < 1 || tensor.row_bytes < 1 || tensor.row_stride < tensor.row_bytes)
+    return fail(FARM_INVALID_ARGUMENT, "rows is " + std::to_string(tensor.rows) + " and row_bytes " +
+                                           std::to_string(tensor.row_bytes) + " (allowed: 1 or more), row_stride " +
+                                           std::to_string(tensor.row_stride) + " (at least row_bytes)");
+  return FARM_OK;
+}
+
 }  // namespace
 }  // namespace farm
 
@@ -102,21 +149,37 @@ using namespace farm;
 
 extern "C" int farm_digest_rows(const void *data, int64_t rows, int64_t row_bytes, int64_t row_stride, void *digests,
                                 void *stream) {
-  if (!data || !digests) return fail(FARM_INVALID_ARGUMENT, "a pointer is NULL");
-  if (rows < 1 || row_bytes < 1 || row_stride < row_bytes)
-    return fail(FARM_INVALID_ARGUMENT, "rows is " + std::to_string(rows) + " and row_bytes " +
-                                           std::to_string(row_bytes) + " (allowed: 1 or more), row_stride " +
-                                           std::to_string(row_stride) + " (at least row_bytes)");
+  const farm_rows tensor = {data, rows, row_bytes, row_stride, digests};
+  if (const int status = check_rows(tensor)) return status;
   Device device;
   if (const int status = current_device(&device)) return status;
   const int64_t chunks = (row_bytes + kChunk - 1) / kChunk;
   const int64_t most = int64_t{device.sm_count} * kWaves;
   const dim3 grid(static_cast<unsigned>(std::min(chunks, std::max<int64_t>(1, most / rows))),
                   static_cast<unsigned>(std::min(rows, most)));
-  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && (row_stride % 16 == 0 || rows == 1);
-  (aligned ? digest_rows<true> : digest_rows<false>)<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+  (aligned(tensor) ? digest_rows<true> : digest_rows<false>)<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       static_cast<const char *>(data), rows, row_bytes, row_stride, static_cast<unsigned long long *>(digests));
   return launched("farm_digest_rows");
+}
+
+extern "C" int farm_digest_tensors(const farm_rows *tensors, int32_t count, void *stream) {
+  if (!tensors || count < 1 || count > FARM_MOST_TENSORS)
+    return fail(FARM_INVALID_ARGUMENT, "count is " + std::to_string(count) + " (allowed: 1 to " +
+                                           std::to_string(FARM_MOST_TENSORS) + "), and tensors must not be NULL");
+  Tensors all;
+  int64_t most = 1;
+  for (int32_t i = 0; i < count; ++i) {
+    const farm_rows &tensor = all.of[i] = tensors[i];
+    if (const int status = check_rows(tensor)) return status;
+    most = std::max(most, tensor.rows * ((tensor.row_bytes + kPiece - 1) / kPiece));
+  }
+  Device device;
+  if (const int status = current_device(&device)) return status;
+  // Most tensors are small: blocks that find nothing to do cost less than large tensors that wait for a few.
+  const int64_t blocks = std::min((most + kWarps - 1) / kWarps, int64_t{device.sm_count} * kWaves / 4);
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count));
+  digest_tensors<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(all);
+  return launched("farm_digest_tensors");
 }
 
 extern "C" int farm_keep_if_different(const void *digest, const void *reference, const void *data, int64_t bytes,

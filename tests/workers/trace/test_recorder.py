@@ -29,7 +29,7 @@ def row_digests(*tensors: torch.Tensor) -> list[Digests]:
     """Each by itself, contiguous."""
     digester, copies = Digester(torch.device("cpu")), [tensor.contiguous() for tensor in tensors]
     for copy in copies:
-        digester.rows(flat_rows(copy))
+        digester.rows(copy, flat_rows(copy))
     return digester.finish()
 
 
@@ -38,7 +38,7 @@ def test_digests_are_of_rows_whatever_tensor_they_are_in() -> None:
     for tensor in (matrix, matrix[:, 2:7], matrix.view(5, 2, 4), torch.arange(6), matrix[:0]):
         rows = rows_of(tensor)
         assert rows is not None
-        digester.rows(rows)
+        digester.rows(tensor, rows)
     whole, part, folded, column, nothing = digester.finish()
     assert np.array_equal(whole, folded) and nothing.shape == (0, 2)
     assert np.array_equal(part, row_digests(matrix[:, 2:7])[0])
@@ -56,7 +56,7 @@ def test_more_rows_than_an_arena_holds() -> None:
     many = torch.arange(150_000)
     digester = Digester(torch.device("cpu"))
     for part in many.split(50_000):
-        digester.rows(flat_rows(part))
+        digester.rows(part, flat_rows(part))
     assert np.array_equal(np.concatenate(digester.finish()), row_digests(many)[0])
 
 
