@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.workers.model.ranks import run_group
-from workers.model.collectives import make_collective, ordered_sum
+from workers.model.collectives import Collective, make_collective, ordered_sum
 from workers.model.sharding import Ranks
 
 TOKENS = [1, 2, 3, 7, 16, 17, 64, 65, 512, 2048]
@@ -31,25 +32,62 @@ def pieces(rank: int, count: int) -> torch.Tensor:
 
 
 def check(ranks: Ranks, folder: Path) -> None:
-    """Both in one group, since a process takes longer to start than to be tested."""
+    """All in one group, since a process takes longer to start than to be tested."""
+    from workers.model import symmetric_memory
+
     check_gathers(ranks)
-    (folder / f"{ranks.rank}").write_text(check_sums(ranks))
+    collective = make_collective("ordered", ranks)
+    for hop_bytes in (symmetric_memory._HOP_BYTES, -1):  # as it chooses, and two shots for every size
+        symmetric_memory._HOP_BYTES = hop_bytes
+        check_sums(ranks, collective)
+        check_graphs(ranks, collective)
+        check_odd_pieces(ranks, collective)
+    (folder / f"{ranks.rank}").write_text(collective.implementation)
 
 
-def check_sums(ranks: Ranks) -> str:
+def check_sums(ranks: Ranks, collective: Collective) -> None:
     """Every size against the same sum in order on one rank, again and again, while ranks come late by turns."""
     for count in (1, 2):
         everyone = torch.cat([pieces(rank, count) for rank in range(ranks.size)])
         wanted = ordered_sum(everyone)
         own = pieces(ranks.rank, count)
-        collective = make_collective("ordered", ranks)
         for repeat in range(REPEATS):
             for tokens in TOKENS:
                 if repeat % ranks.size == ranks.rank:
                     time.sleep(0.001)
                 got = collective.all_reduce(own[:, :tokens])
                 assert torch.equal(got, wanted[:tokens]), (count, tokens)
-    return collective.implementation
+
+
+def check_graphs(ranks: Ranks, collective: Collective) -> None:
+    """An odd number of sums in a graph, replayed with other inputs and beside other calls, while ranks come late."""
+    own = torch.zeros(1, max(TOKENS), HIDDEN, device="cuda").bfloat16()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        totals = [collective.all_reduce(own[:, :tokens]) for tokens in (3, 512, 64)]
+    for repeat in range(REPEATS):
+        if repeat % ranks.size == ranks.rank:
+            time.sleep(0.001)
+        everyone = torch.cat([pieces(rank + repeat, 1) for rank in range(ranks.size)])
+        own.copy_(everyone[ranks.rank : ranks.rank + 1])
+        wanted = ordered_sum(everyone)
+        graph.replay()
+        between = collective.all_reduce(own[:, : repeat + 1])
+        graph.replay()
+        for total in (*totals, between):
+            assert torch.equal(total, wanted[: len(total)]), (repeat, len(total))
+
+
+def check_odd_pieces(ranks: Ranks, collective: Collective) -> None:
+    """Sizes and places that aren't a multiple of what a thread reads; every NaN, also the word that means nothing."""
+    for dtype, tokens, width in itertools.product((torch.bfloat16, torch.float32), (0, 1, 3, 65), (1, 33, 64)):
+        everyone = torch.stack([pieces(rank, 1)[0, :tokens, :width].to(dtype) for rank in range(ranks.size)])
+        got = collective.all_reduce(everyone[ranks.rank : ranks.rank + 1])
+        assert torch.equal(got, ordered_sum(everyone)), (dtype, tokens, width)
+    words = torch.zeros(1, 1, 64, dtype=torch.int32, device="cuda")
+    words[..., ranks.rank :: 8] = -1
+    got = collective.all_reduce(words.view(torch.bfloat16))[0]
+    assert torch.equal(got.isnan(), torch.arange(128, device="cuda") // 2 % 8 < ranks.size)
 
 
 def check_gathers(ranks: Ranks) -> None:

@@ -1,9 +1,14 @@
-"""The ordered sum over GPUs of one host in one kernel: every rank reads its peers' pieces over NVLink, by rank.
+"""The ordered sum over GPUs of one host in one kernel: every rank writes into its peers' mailboxes over NVLink.
 
-Each rank copies its pieces into memory that all see (torch's symmetric memory), and after a barrier adds them up, all
-pieces of rank 0 first, in float32. Short messages are added by every rank for itself. Of long ones each rank adds a
-part, and all fetch the parts from each other, which moves half as much. An element's order is the same in both.
-Nothing is reduced in the switch (multicast), as that has an order of its own.
+A rank has a mailbox that all may write to (torch's symmetric memory). It is full of ``_NOTHING``, a word that no rank
+sends: who waits for a word reads it until it is another, and puts ``_NOTHING`` back. So a word is its own signal, no
+one waits for a barrier, and one way over NVLink is all that a short message takes. There are two halves, used in turn:
+a peer that writes to a half again has had the answer to the other one, which was sent after the half was emptied.
+
+``one shot``: every rank sends its pieces to all others and adds up for itself, all pieces of rank 0 first, in float32.
+``two shots``: each rank adds up every RANKS-th tile and sends the sum on, which moves less where there are more than
+two ranks. An element's order is the same in both. Nothing is reduced in the switch (multicast), as that has an order
+of its own.
 
 Imports triton: import this module where it is needed.
 """
@@ -11,6 +16,7 @@ Imports triton: import this module where it is needed.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,136 +24,266 @@ import torch.distributed as dist
 import triton
 import triton.language as tl
 
+from specs.errors import UsageError
 from workers.model.collectives import gathered_columns
 from workers.model.sharding import Ranks
 
-_ELEMENTS = 2048  # of a program at a time, 16 bytes a thread
-_PROGRAMS = 64
-_ONE_SHOT_BYTES = 2**18
+_NOTHING = tl.constexpr(-1)  # as two bfloat16 or as one float32 a NaN, for which another is sent
+_NAN = tl.constexpr(0x7FFF7FFF)
+_PROGRAMS = 264  # two on each SM of an H200, so that all of them run at once
+_WORDS = 2048  # of 4 bytes, a program at a time
+_GROUP = 16  # words: messages are whole groups, which the compiler can then count on
+_GROUP_BYTES = 4 * _GROUP
+_MAILBOX_BYTES = 2**27
+_REGION = _MAILBOX_BYTES // 4 // (2 * _PROGRAMS) // _GROUP * _GROUP  # words of a program in a half
+_AHEAD = 2
+_HOP_BYTES = 2**19
+"""About what NVLink carries in the time of a second hop."""
+_RUNTIME = ["source", "target", "mailboxes", "halves", "stride", "groups"]
 
 
 class SymmetricCollective:
-    """``ordered`` for ranks whose GPUs see each other's memory."""
+    """``ordered`` for ranks whose GPUs see each other's memory. All ranks make it, and call it, together.
+
+    Sums can be captured in a CUDA graph, and its replays mixed with other calls, in the same order on all ranks.
+    """
 
     name = "ordered"
     implementation = "symmetric_memory:ordered_sum"
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._buffer: torch.Tensor | None = None
-        self._handle: Any = None
+        symmetric: Any = importlib.import_module("torch.distributed._symmetric_memory")
+        self._mailbox = symmetric.empty(_MAILBOX_BYTES // 4, dtype=torch.int32, device=ranks.device)
+        self._mailbox.fill_(_NOTHING.value)
+        torch.cuda.synchronize(ranks.device)  # before any peer can write
+        self._handle: Any = symmetric.rendezvous(self._mailbox, dist.group.WORLD)
+        self._halves = torch.zeros(_PROGRAMS, dtype=torch.int32, device=ranks.device)
+        self._compiled: dict[tuple[Any, bool, int], Any] = {}
 
     def all_reduce(self, pieces: torch.Tensor) -> torch.Tensor:
-        pieces = pieces.contiguous()
-        count, size = pieces.shape[0], pieces[0].numel()
-        # A total follows the pieces, for ranks to fetch their parts from. A part is a whole number of tiles.
-        part = triton.cdiv(triton.cdiv(size, self._ranks.size), _ELEMENTS) * _ELEMENTS
-        handle = self._reserved((count + 1) * self._ranks.size * part * pieces.element_size())
-        out = torch.empty_like(pieces[0])
-        one_shot = size * pieces.element_size() <= _ONE_SHOT_BYTES
-        programs = min(triton.cdiv(part, _ELEMENTS), _PROGRAMS)
-        _ordered_sum[(programs,)](
-            pieces,
-            out,
-            handle.buffer_ptrs_dev,
-            handle.signal_pad_ptrs_dev,
-            size,
-            part,
-            RANK=self._ranks.rank,
-            RANKS=self._ranks.size,
-            PIECES=count,
-            ONE_SHOT=one_shot,
-            ELEMENTS=_ELEMENTS,
-            num_warps=8,
-        )
+        """Raises UsageError for pieces that are neither bfloat16 nor float32."""
+        if pieces.dtype not in (torch.bfloat16, torch.float32):
+            raise UsageError(f"pieces are {pieces.dtype}; 'ordered' adds torch.bfloat16 and torch.float32")
+        count, ranks = pieces.shape[0], self._ranks.size
+        groups, rest = divmod(pieces.numel() // count * pieces.element_size(), _GROUP_BYTES)
+        if rest or pieces.data_ptr() % 16 or not pieces.is_contiguous():
+            return self._uneven(pieces)
+        out = torch.empty(pieces.shape[1:], dtype=pieces.dtype, device=pieces.device)
+        one_shot = (ranks - 1) * (ranks - 2) * groups * _GROUP_BYTES <= ranks * _HOP_BYTES
+        # What a program takes in a turn, tiles and places in its region of the mailbox.
+        tiles, places = (1, ranks * count) if one_shot else (ranks, ranks * count + ranks)
+        words = min(_WORDS, 1 << (_REGION // places).bit_length() - 1)
+        most = _REGION // (places * words) * _PROGRAMS * tiles * words // _GROUP
+        for first in range(0, groups, most):
+            now, offset = min(most, groups - first), first * _GROUP_BYTES
+            grid = min(triton.cdiv(now * _GROUP, tiles * words), _PROGRAMS), 1, 1
+            addresses = pieces.data_ptr() + offset, out.data_ptr() + offset
+            self._launch(_one_shot if one_shot else _two_shots, grid, words, (*addresses, groups, now), pieces)
         return out
 
     def all_gather(self, columns: torch.Tensor) -> torch.Tensor:
         return gathered_columns(columns, self._ranks)
 
-    def _reserved(self, size: int) -> Any:
-        """The handle of memory for ``size`` bytes. All ranks come here together, with equal sizes, when it grows."""
-        if self._buffer is None or self._buffer.numel() < size:
-            symmetric: Any = importlib.import_module("torch.distributed._symmetric_memory")
-            torch.cuda.synchronize(self._ranks.device)
-            self._buffer = symmetric.empty(triton.next_power_of_2(size), dtype=torch.uint8, device=self._ranks.device)
-            self._handle = symmetric.rendezvous(self._buffer, dist.group.WORLD)
-        return self._handle
+    def _uneven(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Of pieces that aren't whole groups, or don't lie as the kernel reads them: by way of a copy."""
+        size = pieces[0].numel()
+        whole = size + -size % (_GROUP_BYTES // pieces.element_size())
+        copy = pieces.new_zeros(pieces.shape[0], whole)
+        copy[:, :size] = pieces.flatten(1)
+        return self.all_reduce(copy)[:size].view(pieces.shape[1:])
+
+    def _launch(
+        self, kernel: Any, grid: tuple[int, int, int], words: int, arguments: Sequence[int], pieces: torch.Tensor
+    ) -> None:
+        """Through the compiled kernel, once there is one: Triton's own way to it takes longer than a short sum."""
+        source, target, stride, groups = arguments
+        addresses = source, target, self._handle.buffer_ptrs_dev, self._halves.data_ptr()
+        packed, count = pieces.dtype == torch.bfloat16, pieces.shape[0]
+        shape = count, packed, _PROGRAMS, _REGION, words, _GROUP, _AHEAD
+        given = (*addresses, stride, groups, self._ranks.rank, self._ranks.size, *shape)
+        compiled = self._compiled.get((kernel, packed, count))
+        if compiled is None:
+            self._compiled[kernel, packed, count] = kernel[grid](*given, num_warps=8)
+        else:
+            compiled[grid](*given)
 
 
 @triton.jit
-def _barrier(signals: tl.tensor, RANK: tl.constexpr, RANKS: tl.constexpr) -> None:
-    """Waits for the same program of every rank. What they wrote before is seen after.
-
-    A signal is set by a peer, from 0 to 1, and taken back by who waited for it, so that pads are zero between kernels.
-    """
-    tl.debug_barrier()
-    program = tl.program_id(0)
-    pads = signals.to(tl.pointer_type(tl.uint64))
-    own = tl.load(pads + RANK).to(tl.pointer_type(tl.uint32))
-    for peer in tl.static_range(RANKS):
-        theirs = tl.load(pads + peer).to(tl.pointer_type(tl.uint32))
-        while tl.atomic_cas(theirs + program * RANKS + RANK, 0, 1, sem="release", scope="sys") != 0:
-            pass
-    for peer in tl.static_range(RANKS):
-        while tl.atomic_cas(own + program * RANKS + peer, 1, 0, sem="acquire", scope="sys") != 1:
-            pass
-    tl.debug_barrier()
+def _mailbox(table: tl.tensor, rank: tl.constexpr) -> tl.tensor:
+    """The start of a rank's mailbox, for accesses of 16 bytes."""
+    return tl.multiple_of(tl.load(table + rank).to(tl.pointer_type(tl.int32)), 16)
 
 
 @triton.jit
-def _aligned(table: tl.tensor, rank: tl.constexpr, element: tl.constexpr) -> tl.tensor:
-    """The start of a rank's buffer, for loads of 16 bytes."""
-    return tl.multiple_of(tl.load(table + rank).to(tl.pointer_type(element)), 16)
+def _message(address: tl.tensor) -> tl.tensor:
+    return tl.multiple_of(address.to(tl.pointer_type(tl.int32)), 16)
 
 
 @triton.jit
-def _ordered_sum(
+def _read(place: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    """Words of this rank's pieces, as they may be sent."""
+    word = tl.load(place, mask=inside, other=0)
+    return tl.where(word == _NOTHING, _NAN, word)
+
+
+@triton.jit
+def _received(place: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    """Words that a peer sent or will send, taken out of this rank's mailbox."""
+    word = tl.load(place, mask=inside, other=0, volatile=True)
+    while tl.max((word == _NOTHING).to(tl.int32), axis=0) != 0:
+        word = tl.load(place, mask=inside, other=0, volatile=True)
+    tl.store(place, tl.full(word.shape, _NOTHING, tl.int32), mask=inside)
+    return word
+
+
+@triton.jit
+def _low(word: tl.tensor, PACKED: tl.constexpr) -> tl.tensor:
+    """The first of two bfloat16, or the one float32."""
+    return (word << 16 if PACKED else word).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _high(word: tl.tensor) -> tl.tensor:
+    """The second of two bfloat16."""
+    return (word & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _rounded(low: tl.tensor, high: tl.tensor, PACKED: tl.constexpr) -> tl.tensor:
+    if PACKED:
+        first = low.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
+        second = high.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.uint32)
+        return (second << 16 | first).to(tl.int32, bitcast=True)
+    return low.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _added(
     pieces: tl.tensor,
-    out: tl.tensor,
-    buffers: tl.tensor,
-    signals: tl.tensor,
-    size: tl.tensor,
-    part: tl.tensor,
+    stride: tl.tensor,
+    place: tl.tensor,
+    inside: tl.tensor,
+    mail: tl.tensor,
     RANK: tl.constexpr,
     RANKS: tl.constexpr,
     PIECES: tl.constexpr,
-    ONE_SHOT: tl.constexpr,
-    ELEMENTS: tl.constexpr,
+    PACKED: tl.constexpr,
+    WORDS: tl.constexpr,
+) -> tl.tensor:
+    """The rounded sum of a tile: own words at ``place`` of each piece, others' from ``mail``, by rank and piece."""
+    low = tl.zeros((WORDS,), dtype=tl.float32)
+    high = low
+    for slot in tl.static_range(RANKS * PIECES):
+        if slot // PIECES == RANK:
+            word = tl.load(pieces + slot % PIECES * stride + place, mask=inside, other=0)
+        else:
+            word = _received(mail + slot * WORDS, inside)
+        low = _low(word, PACKED) if slot == 0 else low + _low(word, PACKED)
+        if PACKED:
+            high = _high(word) if slot == 0 else high + _high(word)
+    return _rounded(low, high, PACKED)
+
+
+@triton.jit(do_not_specialize=_RUNTIME)
+def _one_shot(
+    source: tl.tensor,
+    target: tl.tensor,
+    mailboxes: tl.tensor,
+    halves: tl.tensor,
+    stride: tl.tensor,
+    groups: tl.tensor,
+    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
+    PIECES: tl.constexpr,
+    PACKED: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    REGION: tl.constexpr,
+    WORDS: tl.constexpr,
+    GROUP: tl.constexpr,
+    AHEAD: tl.constexpr,
 ) -> None:
-    """Program p works on tiles p, p + programs, .. of every rank's part, and so needs its namesakes alone."""
-    element = out.dtype.element_ty
-    table = buffers.to(tl.pointer_type(tl.uint64))
-    own = _aligned(table, RANK, element)
-    within = tl.arange(0, ELEMENTS)
-    first, step = tl.program_id(0) * ELEMENTS, tl.num_programs(0) * ELEMENTS
-    whole = part.to(tl.int64) * RANKS
-    for at in range(first, part, step):
-        for peer in tl.static_range(RANKS):
-            place = peer * part.to(tl.int64) + at + within
-            for piece in tl.static_range(PIECES):
-                value = tl.load(pieces + piece * size.to(tl.int64) + place, mask=place < size)
-                tl.store(own + piece * whole + place, value, mask=place < size)
-    _barrier(signals, RANK, RANKS)
-    for at in range(first, part, step):
-        for one in tl.static_range(RANKS if ONE_SHOT else 1):
-            place = (one if ONE_SHOT else RANK) * part.to(tl.int64) + at + within
-            total = tl.zeros((ELEMENTS,), dtype=tl.float32)
+    """Program p has tiles p, p + PROGRAMS, .., and sends AHEAD of them before it waits for the first."""
+    program = tl.program_id(0)
+    pieces, out, table = _message(source), _message(target), mailboxes.to(tl.pointer_type(tl.uint64))
+    own_half = halves.to(tl.pointer_type(tl.int32)) + program
+    half = tl.load(own_half)
+    region = (half * PROGRAMS + program).to(tl.int64) * REGION + tl.arange(0, WORDS)
+    words, between = groups.to(tl.int64) * GROUP, stride.to(tl.int64) * GROUP
+    first, step = program * WORDS + tl.arange(0, WORDS), tl.full((), PROGRAMS * WORDS, dtype=tl.int64)
+    turns = tl.cdiv(tl.cdiv(words, WORDS) - program, PROGRAMS)
+    for turn in range(-AHEAD, turns):
+        sent = turn + AHEAD
+        place = first + sent * step
+        for piece in tl.static_range(PIECES):
+            word = _read(pieces + piece * between + place, place < words)
+            to = region + (sent * RANKS * PIECES + RANK * PIECES + piece) * WORDS
             for peer in tl.static_range(RANKS):
-                theirs = _aligned(table, peer, element)
+                if peer != RANK:
+                    tl.store(_mailbox(table, peer) + to, word, mask=place < words)
+        if turn >= 0:
+            place = first + turn * step
+            mail = _mailbox(table, RANK) + region + turn * RANKS * PIECES * WORDS
+            total = _added(pieces, between, place, place < words, mail, RANK, RANKS, PIECES, PACKED, WORDS)
+            tl.store(out + place, total, mask=place < words)
+    tl.debug_barrier()
+    tl.store(own_half, 1 - half)
+
+
+@triton.jit(do_not_specialize=_RUNTIME)
+def _two_shots(
+    source: tl.tensor,
+    target: tl.tensor,
+    mailboxes: tl.tensor,
+    halves: tl.tensor,
+    stride: tl.tensor,
+    groups: tl.tensor,
+    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
+    PIECES: tl.constexpr,
+    PACKED: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    REGION: tl.constexpr,
+    WORDS: tl.constexpr,
+    GROUP: tl.constexpr,
+    AHEAD: tl.constexpr,
+) -> None:
+    """As ``_one_shot``, of RANKS tiles at a time, the i-th of which rank i adds up and sends on."""
+    program = tl.program_id(0)
+    pieces, out, table = _message(source), _message(target), mailboxes.to(tl.pointer_type(tl.uint64))
+    own_half = halves.to(tl.pointer_type(tl.int32)) + program
+    half = tl.load(own_half)
+    region = (half * PROGRAMS + program).to(tl.int64) * REGION + tl.arange(0, WORDS)
+    words, between = groups.to(tl.int64) * GROUP, stride.to(tl.int64) * GROUP
+    first = program * RANKS * WORDS + tl.arange(0, WORDS)
+    step = tl.full((), PROGRAMS * RANKS * WORDS, dtype=tl.int64)
+    turns = tl.cdiv(tl.cdiv(words, RANKS * WORDS) - program, PROGRAMS)
+    SUMS: tl.constexpr = RANKS * PIECES
+    SLOTS: tl.constexpr = SUMS + RANKS
+    for turn in range(-2 * AHEAD, turns):
+        sent, added = turn + 2 * AHEAD, turn + AHEAD
+        for owner in tl.static_range(RANKS):
+            if owner != RANK:
+                place = first + sent * step + owner * WORDS
                 for piece in tl.static_range(PIECES):
-                    total += tl.load(theirs + piece * whole + place, mask=place < size, other=0.0).to(tl.float32)
-            if ONE_SHOT:
-                tl.store(out + place, total.to(element), mask=place < size)
-            else:
-                tl.store(own + PIECES * whole + place, total.to(element), mask=place < size)
-    _barrier(signals, RANK, RANKS)
-    if not ONE_SHOT:
-        for at in range(first, part, step):
+                    word = _read(pieces + piece * between + place, place < words)
+                    to = region + (sent * SLOTS + RANK * PIECES + piece) * WORDS
+                    tl.store(_mailbox(table, owner) + to, word, mask=place < words)
+        if added >= 0:
+            place = first + added * step + RANK * WORDS
+            mail = _mailbox(table, RANK) + region + added * SLOTS * WORDS
+            total = _added(pieces, between, place, place < words, mail, RANK, RANKS, PIECES, PACKED, WORDS)
             for peer in tl.static_range(RANKS):
-                place = peer * part.to(tl.int64) + at + within
-                theirs = _aligned(table, peer, element)
-                value = tl.load(theirs + PIECES * whole + place, mask=place < size)
-                tl.store(out + place, value, mask=place < size)
-        # No one may write new pieces while others still fetch.
-        _barrier(signals, RANK, RANKS)
+                if peer != RANK:
+                    to = region + (added * SLOTS + SUMS + RANK) * WORDS
+                    tl.store(_mailbox(table, peer) + to, total, mask=place < words)
+            tl.store(out + place, total, mask=place < words)
+        if turn >= 0:
+            mail = _mailbox(table, RANK) + region + (turn * SLOTS + SUMS) * WORDS
+            for owner in tl.static_range(RANKS):
+                if owner != RANK:
+                    place = first + turn * step + owner * WORDS
+                    total = _received(mail + owner * WORDS, place < words)
+                    tl.store(out + place, total, mask=place < words)
+    tl.debug_barrier()
+    tl.store(own_half, 1 - half)
