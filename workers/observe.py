@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from workers.gemm.native import load
+from workers.gemm.native import current_stream, load
 
 MOST_TENSORS = 64
 """``FARM_MOST_TENSORS``"""
@@ -120,4 +120,4 @@ class DeviceObserver:
 
 
 def _stream() -> c_void_p:
-    return c_void_p(torch.cuda.current_stream().cuda_stream)
+    return c_void_p(current_stream())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from workers.gemm.inputs import BLOCK
-from workers.gemm.native import OUT_DTYPES, VARIANTS, FarmGemm, check_inputs, load
+from workers.gemm.native import OUT_DTYPES, VARIANTS, FarmGemm, check_inputs, current_stream, load
 from workers.gemm.target import GemmInputs
 
 TILE_ROWS = (8, 16, 32, 64, 128)
@@ -62,7 +62,7 @@ def multiply_groups(inputs: GroupedInputs, out: torch.Tensor, tile_rows: int) ->
     groups.tiles = inputs.tiles.data_ptr()
     groups.out_rows = None if inputs.out_rows is None else inputs.out_rows.data_ptr()
     with torch.cuda.device(out.device):
-        args.stream = torch.cuda.current_stream().cuda_stream
+        args.stream = current_stream()
         load("cuda").call("farm_gemm_run_grouped", ctypes.byref(args), ctypes.byref(groups))
 
 

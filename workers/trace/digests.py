@@ -49,7 +49,8 @@ class Digester:
     def finish(self) -> list[Digests]:
         """All digests since the last time, in order. Waits for the device."""
         self.launch()
-        fetched = [arena.cpu().numpy().view(np.uint64) for arena in self._arenas]
+        ends = {arena: start + count for arena, start, count in self._found}
+        fetched = [arena[: ends[i]].cpu().numpy().view(np.uint64) for i, arena in enumerate(self._arenas)]
         found = [fetched[arena][start : start + count] for arena, start, count in self._found]
         self._arenas, self._left, self._found = [], 0, []
         return found
