@@ -16,7 +16,7 @@ from workers.gemm.inputs import BLOCK, FP8
 from workers.model.triton_rows import quantised_blocks
 
 _BLOCKS_AT_ONCE = 8
-_MOST_CHOICES = 1024  # that a program looks at at once
+_CHOICES_AT_ONCE = {64: 2, 512: 4, 4096: 8}  # of a program, and its warps
 _LEAST_BINS = 64
 _TILES_AT_ONCE = 32
 
@@ -42,6 +42,7 @@ def assign(experts: torch.Tensor, own: slice, tile_rows: int) -> Assignments:
     # Every expert that is wanted may have one tile that is not full.
     wanted = min(count, choices)
     tiles = torch.empty(wanted + (choices - wanted) // tile_rows, 4, dtype=torch.int32, device=experts.device)
+    block = next((size for size in _CHOICES_AT_ONCE if size >= choices), max(_CHOICES_AT_ONCE))
     _assign[(count,)](
         experts,
         order,
@@ -50,10 +51,11 @@ def assign(experts: torch.Tensor, own: slice, tile_rows: int) -> Assignments:
         own.start,
         count,
         tiles.shape[0],
-        TILE=tile_rows,
+        tile_rows,
         TILES=_TILES_AT_ONCE,
         BINS=max(triton.next_power_of_2(count), _LEAST_BINS),
-        BLOCK=min(max(triton.next_power_of_2(choices), _LEAST_BINS), _MOST_CHOICES),
+        BLOCK=block,
+        num_warps=_CHOICES_AT_ONCE[block],
     )
     return Assignments(order, tiles, tile_rows)
 
@@ -103,7 +105,7 @@ def silu_multiply_quantise(
     return codes, scales
 
 
-@triton.jit(do_not_specialize=["choices", "first", "count", "bound"])
+@triton.jit(do_not_specialize=["choices", "first", "count", "bound", "tile_rows"])
 def _assign(
     experts: tl.tensor,
     order: tl.tensor,
@@ -112,7 +114,7 @@ def _assign(
     first: tl.tensor,
     count: tl.tensor,
     bound: tl.tensor,
-    TILE: tl.constexpr,
+    tile_rows: tl.tensor,
     TILES: tl.constexpr,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -126,16 +128,16 @@ def _assign(
         inside = start + within < choices
         local = (tl.load(experts + start + within, mask=inside, other=-1) - first).to(tl.int32)
         sizes += tl.histogram(local, BINS, mask=inside & (local >= 0) & (local < count))
-    filled = (sizes + TILE - 1) // TILE
+    filled = (sizes + tile_rows - 1) // tile_rows
     size = tl.sum(tl.where(every == own, sizes, 0), axis=0)
     row = tl.sum(tl.where(every < own, sizes, 0), axis=0)
     tile = tl.sum(tl.where(every < own, filled, 0), axis=0)
 
     column = tl.arange(0, 4)[None, :]
-    for start in range(0, (size + TILE - 1) // TILE, TILES):
+    for start in range(0, (size + tile_rows - 1) // tile_rows, TILES):
         number = start + tl.arange(0, TILES)[:, None]
-        rest = size - number * TILE
-        entry = tl.where(column == 1, row + number * TILE, tl.where(column == 2, tl.minimum(rest, TILE), 0))
+        rest = size - number * tile_rows
+        entry = tl.where(column == 1, row + number * tile_rows, tl.where(column == 2, tl.minimum(rest, tile_rows), 0))
         entry = tl.where(column == 0, own, entry)
         tl.store(tiles + (tile + number) * 4 + column, entry, mask=rest > 0)
     for start in range(tl.sum(filled, axis=0) + own * TILES, bound, count * TILES):
@@ -203,6 +205,6 @@ def _silu_multiply_quantise(
         product = (gate / (1.0 + tl.exp(-gate)) * up).to(gate_up.dtype.element_ty)
         if activated is not None:
             tl.store(activated + choice * n + columns, product, mask=inside)
-        code, scale = quantised_blocks(product.to(tl.float32))
+        code, scale = quantised_blocks(product)
         tl.store(codes + row * n + columns, code, mask=inside)
         tl.store(scales + row + block * stride_scales, scale, mask=block * SIZE < n)
