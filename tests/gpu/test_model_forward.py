@@ -42,6 +42,8 @@ def test_float32_logits_are_those_of_the_cpu(deterministic: bool) -> None:
 class Kept(NullRecorder):
     """Copies of what every operation gave."""
 
+    active = True
+
     def __init__(self) -> None:
         self.outputs: dict[str, torch.Tensor] = {}
 
@@ -50,7 +52,12 @@ class Kept(NullRecorder):
 
 
 class Led(NullRecorder):
-    """Notes how far every operation is from what was kept, and puts that in its place: the next starts from equals."""
+    """Notes how far every operation is from what was kept, and puts that in its place: the next starts from equals.
+
+    Where one kernel does several operations, it began from equals.
+    """
+
+    active = True
 
     def __init__(self, kept: dict[str, torch.Tensor]) -> None:
         self._kept = kept
@@ -65,8 +72,9 @@ class Led(NullRecorder):
         output.copy_(wanted)
 
 
-# The tensor cores' accumulator of FP8 keeps 13 bits or so. What experts give has their own quantisation in it.
-LARGEST_ERRORS = {"fp8_gemm": 1e-3, "quantise": 0.0} | dict.fromkeys(("concatenate", "weighted_sum", "residual"), 2e-2)
+# The tensor cores' accumulator of FP8 keeps 13 bits or so. What experts give has their own quantisation in it. Codes
+# are made in one kernel with what is before them, in which a bit may make one tip over.
+LARGEST_ERRORS = {"fp8_gemm": 1e-3, "quantise": 2e-3} | dict.fromkeys(("concatenate", "weighted_sum", "residual"), 2e-2)
 
 
 @pytest.mark.parametrize("gemm", ["invariant", "streamk"])
