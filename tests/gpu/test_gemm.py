@@ -65,7 +65,7 @@ def test_a_row_is_the_same_in_every_batch_on_any_number_of_sms(n: int, k: int) -
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_results_are_exact_ones_rounded(variant: str, dtype: torch.dtype) -> None:
     """They leave by another way, through shared memory. The shapes ask for each of the tiles in turn."""
-    for n, k in ((2112, 512), (576, 2048), (1536, 1024), (3072, 512), (4608, 256), (7168, 256)):
+    for n, k in ((2112, 512), (576, 2048), (1536, 1024), (3072, 512), (4096, 512), (4608, 256), (7168, 256)):
         pool = make_inputs(POOL + 3, n, k, seed=n, device="cuda")
         for m in (5, 20, 40, 64, 65, 128, 200, 333, 512, POOL + 3):
             rows = pool.rows(0, m)
