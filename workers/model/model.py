@@ -150,7 +150,8 @@ class Head:
             residual = residual_name(context.config.num_hidden_layers - 1)
             context.ran(residual, "residual", (x[tokens], added[tokens]), total, tokens=tokens)
         context.ran("norm", "rms_norm", (total,), normed, tokens=tokens, weights=(self._norm,))
-        logits = torch.cat([context.ops.matmul(normed, weight, torch.float32) for weight in self._weights], dim=1)
+        parts = [context.ops.matmul(normed, weight, torch.float32) for weight in self._weights]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         context.ran("lm_head", "matmul", (normed,), logits, tokens=tokens, weights=tuple(self._weights))
         gathered = context.collective.all_gather(logits)
         context.recorder.op("lm_head.all_gather", "all_gather", "all_gather", (logits,), gathered, tokens=tokens)
