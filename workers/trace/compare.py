@@ -13,8 +13,10 @@ latents its attention read, which may be of other sequences where a prefix was s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +97,8 @@ class _Lineage:
         self.instance = instance
         self.steps = [trace.steps for trace in instance.ranks]
         steps = self.steps[0]
-        self._bases = np.cumsum([0, *(step.count for step in steps)])
+        self._bases = np.cumsum([0, *(step.count for step in steps)]).tolist()
+        self._places = [(number, row) for number, step in enumerate(steps) for row in range(step.count)]
         self._reads: dict[tuple[int, int], Events] = {}
         page_size = instance.ranks[0].page_size
         slots = 1 + max(int(step.slots.max()) for step in steps) if steps else 0
@@ -109,8 +112,7 @@ class _Lineage:
 
     def place(self, event: int) -> tuple[int, int]:
         """Step and row."""
-        step = int(np.searchsorted(self._bases, event, side="right")) - 1
-        return step, event - int(self._bases[step])
+        return self._places[event]
 
     def event(self, step: int, row: int) -> int:
         return int(self._bases[step]) + row
@@ -122,8 +124,12 @@ class _Lineage:
     def reads(self, event: int) -> Events:
         """Events of positions 0 up to its own."""
         step, row = self.place(event)
-        traced = self.steps[0][step]
-        return self._reads[step, traced.sequence_of(row)][: int(traced.positions[row]) + 1]
+        return self.sequence_reads(event)[: int(self.steps[0][step].positions[row]) + 1]
+
+    def sequence_reads(self, event: int) -> Events:
+        """Those of the last row of its sequence in its step, at whose positions those of the others are too."""
+        step, row = self.place(event)
+        return self._reads[step, self.steps[0][step].sequence_of(row)]
 
     def sampled(self) -> dict[int, tuple[int, bytes]]:
         """Of each position whose logits were sampled, the event and the digest of what came of it."""
@@ -168,6 +174,16 @@ def _ancestry(one: _Lineage, two: _Lineage, target: tuple[int, int]) -> set[tupl
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Aligned:
+    """Pairs of events of one step in either trace, and their rows there."""
+
+    step: int
+    other: int
+    pairs: list[tuple[int, int]]
+    rows: tuple[Events, Events]
+
+
 @dataclass
 class _Search:
     """Follows differences through the steps of the first trace, in its order."""
@@ -181,111 +197,151 @@ class _Search:
     def __post_init__(self) -> None:
         self._known: dict[Pair, _Root] = {}
         self._latents: dict[tuple[int, str], dict[tuple[int, int], _Root]] = {}
-        self._by_step: dict[int, list[tuple[int, int]]] = {}
+        self._by_step: dict[int, dict[int, list[tuple[int, int]]]] = {}
         for pair in sorted(self.pairs):
-            self._by_step.setdefault(self.one.place(pair[0])[0], []).append(pair)
+            step, other = self.one.place(pair[0])[0], self.two.place(pair[1])[0]
+            self._by_step.setdefault(step, {}).setdefault(other, []).append(pair)
 
     def step(self, number: int) -> None:
-        pairs = self._by_step.get(number)
-        if not pairs:
+        if number not in self._by_step:
             return
-        by_other: dict[int, list[tuple[int, int]]] = {}
-        for pair in pairs:
-            by_other.setdefault(self.two.place(pair[1])[0], []).append(pair)
+        aligned = [
+            _Aligned(number, other, pairs, (self._rows(self.one, pairs, 0), self._rows(self.two, pairs, 1)))
+            for other, pairs in self._by_step[number].items()
+        ]
         parts = [list(_to_collectives(rank[number].ops)) for rank in self.one.steps]
         for group in zip(*parts, strict=True):
             for rank, ops in enumerate(group):
                 for op in ops:
                     if op.kind not in COLLECTIVES:
-                        self._each(number, by_other, [(rank, op)])
+                        self._each(aligned, [(rank, op)])
             together = [(rank, ops[-1]) for rank, ops in enumerate(group) if ops and ops[-1].kind in COLLECTIVES]
             if together:
-                self._each(number, by_other, together)
+                self._each(aligned, together)
 
-    def _each(
-        self, number: int, by_other: dict[int, list[tuple[int, int]]], members: Sequence[tuple[int, TracedOp]]
-    ) -> None:
+    @staticmethod
+    def _rows(lineage: _Lineage, pairs: list[tuple[int, int]], side: int) -> Events:
+        return np.array([lineage.place(pair[side])[1] for pair in pairs])
+
+    def _each(self, aligned: list[_Aligned], members: Sequence[tuple[int, TracedOp]]) -> None:
         """One operation, of one rank or of all that take part, on all pairs of rows."""
-        for other, pairs in by_other.items():
+        for at in aligned:
             found = [
-                _Both(rank, op, self.one.steps[rank][number], match, self.two.steps[rank][other])
+                _Both(rank, op, self.one.steps[rank][at.step], match, self.two.steps[rank][at.other], at.rows)
                 for rank, op in members
-                if (match := self.two.steps[rank][other].by_name.get(op.name)) is not None
+                if (match := self.two.steps[rank][at.other].by_name.get(op.name)) is not None
             ]
-            if not found:
+            parted = [both.differing() for both in found]
+            indices = np.unique(np.concatenate(parted)) if parted else np.empty(0, dtype=np.int64)
+            if not len(indices):
                 continue
-            rows = [(self.one.place(a)[1], self.two.place(b)[1]) for a, b in pairs]
-            for both in found:
-                for index in both.differing(rows):
-                    self._spread(number, both, found, pairs[index], rows[index])
+            of_members = [both.inputs(indices) for both in found]
+            given = [list(itertools.chain(*each)) for each in zip(*of_members, strict=True)]
+            for both, differing in zip(found, parted, strict=True):
+                self._spread(both, at, indices, given, set(differing.tolist()))
 
     def _spread(
-        self, number: int, both: _Both, members: Sequence[_Both], pair: tuple[int, int], rows: tuple[int, int]
+        self, both: _Both, at: _Aligned, indices: Events, given: Sequence[list[Pair]], differing: set[int]
     ) -> None:
-        given = [entry for member in members for entry in member.inputs(rows)]
-        roots = [self._known[entry] for entry in given if entry in self._known]
-        if both.op.kind == "attention":
-            roots += self._latent_roots(both, pair)
-        if roots:
-            root = min(roots, key=lambda found: found.order)
-        else:
-            order = number, both.step.ops.index(both.op), both.rank
-            root = _Root(order, both.rank, not given, (both.op, both.match), pair)
-        for entry in both.outputs(rows):
-            self._known.setdefault(entry, root)
-        if both.op.name.endswith(".latent"):
-            layer = both.op.name.removesuffix(".latent")
-            self._latents.setdefault((both.rank, layer), {})[pair] = root
-        if both.op.kind == "sampling":
-            self.roots_of.setdefault(pair, root)
+        """Passes roots on through one rank's operation. Of each of ``indices`` its inputs that differ are ``given``."""
+        op, read = both.op, self._read(both) if both.op.kind == "attention" else None
+        latents = None
+        if op.name.endswith(".latent"):
+            latents = self._latents.setdefault((both.rank, op.name.removesuffix(".latent")), {})
+        order = at.step, both.step.ops.index(op), both.rank
+        for index, inputs, outputs in zip(indices.tolist(), given, both.outputs(indices), strict=True):
+            if index not in differing:
+                continue
+            pair = at.pairs[index]
+            roots = [self._known[entry] for entry in inputs if entry in self._known]
+            if read is not None and (latent := read(pair)) is not None:
+                roots.append(latent)
+            if roots:
+                root = min(roots, key=lambda found: found.order)
+            else:
+                root = _Root(order, both.rank, not inputs, (op, both.match), pair)
+            for entry in outputs:
+                self._known.setdefault(entry, root)
+            if latents is not None:
+                latents[pair] = root
+            if op.kind == "sampling":
+                self.roots_of.setdefault(pair, root)
 
-    def _latent_roots(self, both: _Both, pair: tuple[int, int]) -> list[_Root]:
-        known = self._latents.get((both.rank, both.op.name.removesuffix(".attention")))
-        if not known:
-            return []
-        read = zip(self.one.reads(pair[0]).tolist(), self.two.reads(pair[1]).tolist(), strict=False)
-        return [known[entry] for entry in read if entry in known]
+    def _read(self, both: _Both) -> Callable[[tuple[int, int]], _Root | None]:
+        """Of a pair of rows, the first root of all latents that its attention reads."""
+        known = self._latents.get((both.rank, both.op.name.removesuffix(".attention")), {})
+        up_to: dict[tuple[int, int], list[_Root | None]] = {}
+
+        def first_of(pair: tuple[int, int]) -> _Root | None:
+            (_, row), (_, other_row) = self.one.place(pair[0]), self.two.place(pair[1])
+            sequences = both.step.sequence_of(row), both.other.sequence_of(other_row)
+            if sequences not in up_to:
+                mine, theirs = self.one.sequence_reads(pair[0]), self.two.sequence_reads(pair[1])
+                read = zip(mine.tolist(), theirs.tolist(), strict=False)
+                up_to[sequences] = list(itertools.accumulate(map(known.get, read), _earlier))
+            return up_to[sequences][min(self.one.position(pair[0]), self.two.position(pair[1]))]
+
+        return first_of if known else lambda _: None
+
+
+def _earlier(one: _Root | None, other: _Root | None) -> _Root | None:
+    return min((root for root in (one, other) if root is not None), key=lambda root: root.order, default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class _Both:
-    """One operation of one rank, in both traces."""
+    """One operation of one rank, in both traces, and the pairs of token rows that are looked at."""
 
     rank: int
     op: TracedOp
     step: TracedStep
     match: TracedOp
     other: TracedStep
+    rows: tuple[Events, Events]
 
-    def differing(self, rows: Sequence[tuple[int, int]]) -> list[int]:
-        """Of pairs of token rows, the indices of those whose outputs differ."""
-        mine, theirs = (
-            op.places(step.count)[[row[side] for row in rows]]
-            for side, (op, step) in enumerate(((self.op, self.step), (self.match, self.other)))
-        )
+    @cached_property
+    def _places(self) -> tuple[Events, Events]:
+        """Of the pairs' tokens in the operation's rows; -1 for those that it did not see."""
+        mine, theirs = self.rows
+        return self.op.places(self.step.count)[mine], self.match.places(self.other.count)[theirs]
+
+    def differing(self) -> Events:
+        """Indices of the pairs whose outputs differ."""
+        mine, theirs = self._places
         seen = np.flatnonzero((mine >= 0) & (theirs >= 0))
         first = self.op.rows(self.op.output, self.step.count)[mine[seen]]
         second = self.match.rows(self.match.output, self.other.count)[theirs[seen]]
-        return list(seen[(first != second).any(axis=1)])
+        indices: Events = seen[(first != second).any(axis=1)]
+        return indices
 
-    def inputs(self, rows: tuple[int, int]) -> list[Pair]:
-        return [
-            entry
-            for mine, theirs in zip(self.op.inputs, self.match.inputs, strict=True)
-            for entry in self._pairs(mine, theirs, rows)
-        ]
+    def inputs(self, indices: Events) -> list[list[Pair]]:
+        """Of each of these pairs of rows, the digests in both traces of what differs in the inputs."""
+        found: list[list[Pair]] = [[] for _ in indices]
+        for mine, theirs in zip(self.op.inputs, self.match.inputs, strict=True):
+            for entries, more in zip(found, self._pairs(mine, theirs, indices), strict=True):
+                entries += more
+        return found
 
-    def outputs(self, rows: tuple[int, int]) -> list[Pair]:
-        return self._pairs(self.op.output, self.match.output, rows)
+    def outputs(self, indices: Events) -> list[list[Pair]]:
+        """Likewise of the outputs."""
+        return self._pairs(self.op.output, self.match.output, indices)
 
-    def _pairs(self, mine: Digests, theirs: Digests, rows: tuple[int, int]) -> list[Pair]:
-        """The digests of one row in both traces, where they differ."""
-        places = self.op.places(self.step.count)[rows[0]], self.match.places(self.other.count)[rows[1]]
-        if min(places) < 0:
-            return []
-        first = self.op.rows(mine, self.step.count)[places[0]].reshape(-1, 2)
-        second = self.match.rows(theirs, self.other.count)[places[1]].reshape(-1, 2)
-        return [(a.tobytes(), b.tobytes()) for a, b in zip(first, second, strict=True) if (a != b).any()]
+    def _pairs(self, mine: Digests, theirs: Digests, indices: Events) -> list[list[Pair]]:
+        places, others = (side[indices] for side in self._places)
+        seen = np.flatnonzero((places >= 0) & (others >= 0))
+        first = self.op.rows(mine, self.step.count)[places[seen]].reshape(len(seen), -1, 2)
+        second = self.match.rows(theirs, self.other.count)[others[seen]].reshape(len(seen), -1, 2)
+        rows, columns = np.nonzero((first != second).any(axis=2))
+        found: list[list[Pair]] = [[] for _ in indices]
+        entries = zip(_bytes(first[rows, columns]), _bytes(second[rows, columns]), strict=True)
+        for row, entry in zip(seen[rows].tolist(), entries, strict=True):
+            found[row].append(entry)
+        return found
+
+
+def _bytes(digests: Digests) -> list[bytes]:
+    memory = digests.tobytes()
+    return [memory[start : start + 16] for start in range(0, len(memory), 16)]
 
 
 def _to_collectives(ops: Sequence[TracedOp]) -> Iterator[list[TracedOp]]:
