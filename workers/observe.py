@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int32, c_int64, c_void_p
-from typing import NamedTuple
 
 import torch
 
@@ -24,32 +23,21 @@ class FarmRows(ctypes.Structure):
     )
 
 
-class Rows(NamedTuple):
-    """Where rows are in memory. Whoever has it keeps the tensor alive."""
-
-    address: int
-    number: int
-    length: int
-    """Bytes of each."""
-    stride: int
-    """Bytes from one to the next."""
+Rows = tuple[int, int, int, int]
+"""Address, how many, bytes of each, and bytes from one to the next. Whoever has it keeps the tensor alive."""
 
 
-def digest_rows(device: torch.device, rows: Rows, digests: int) -> None:
-    """Add a digest of each row to 16 bytes each at the address ``digests``, both of the device: on the CPU at once.
+class RowDigester:
+    """Digests of rows of memory: on the CPU at once, on a GPU on torch's current stream, captured in a graph or not."""
 
-    Raises KernelError.
-    """
-    on_device = device.type == "cuda"
-    load("cuda" if on_device else "cpu").call(
-        "farm_digest_rows",
-        c_void_p(rows.address),
-        c_int64(rows.number),
-        c_int64(rows.length),
-        c_int64(rows.stride),
-        c_void_p(digests),
-        _stream() if on_device else None,
-    )
+    def __init__(self, device: torch.device) -> None:
+        self._on_device = device.type == "cuda"
+        types = c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p
+        self._digest_rows = load("cuda" if self._on_device else "cpu").function("farm_digest_rows", *types)
+
+    def __call__(self, rows: Rows, digests: int) -> None:
+        """Add a digest of each row to 16 bytes each at ``digests``. Addresses are of the device. Raises KernelError."""
+        self._digest_rows(*rows, digests, current_stream() if self._on_device else None)
 
 
 class WaitingTensors:
@@ -61,7 +49,7 @@ class WaitingTensors:
         self._tensors: list[torch.Tensor] = []
 
     def add(self, tensor: torch.Tensor, rows: Rows, digests: int) -> None:
-        """Like ``digest_rows``, of rows that are in the memory of ``tensor``. Launches once there are many."""
+        """Like ``RowDigester``, of rows that are in the memory of ``tensor``. Launches once there are many."""
         self._rows[len(self._tensors)] = FarmRows(*rows, digests)
         self._tensors.append(tensor)
         if len(self._tensors) == MOST_TENSORS:
@@ -79,11 +67,12 @@ class DeviceObserver:
 
     def __init__(self) -> None:
         self._library = load("cuda")
+        self._digest_rows = RowDigester(torch.device("cuda"))
 
     def digest_rows(self, out: torch.Tensor, digests: torch.Tensor) -> None:
         """Add a digest of each row of ``out`` (m, n), contiguous, to ``digests`` (m, 2) int64, zeroed beforehand."""
         length = out.shape[1] * out.element_size()
-        digest_rows(out.device, Rows(out.data_ptr(), out.shape[0], length, length), digests.data_ptr())
+        self._digest_rows((out.data_ptr(), out.shape[0], length, length), digests.data_ptr())
 
     def digest(self, out: torch.Tensor, digest: torch.Tensor) -> None:
         """Add one digest of all of ``out``, contiguous, to ``digest`` (2,) int64, zeroed beforehand."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from workers.errors import KernelError
-from workers.observe import Rows, digest_rows
+from workers.observe import RowDigester
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def by_numpy(row: bytes) -> list[int]:
 
 def digests(memory: NDArray[np.uint8], rows: int, length: int, stride: int) -> list[list[int]]:
     found = torch.zeros(rows, 2, dtype=torch.int64)
-    digest_rows(CPU, Rows(memory.ctypes.data, rows, length, stride), found.data_ptr())
+    RowDigester(CPU)((memory.ctypes.data, rows, length, stride), found.data_ptr())
     return [[int(word) for word in row] for row in found.numpy().view(np.uint64)]
 
 
@@ -48,7 +48,7 @@ def test_rows_of_any_length_at_any_address(shift: int, rows: int, length: int, g
 def test_digests_are_added_to_what_is_there() -> None:
     memory = np.arange(16, dtype=np.uint8)
     found = torch.tensor([[5, -1]])
-    digest_rows(CPU, Rows(memory.ctypes.data, 1, 16, 16), found.data_ptr())
+    RowDigester(CPU)((memory.ctypes.data, 1, 16, 16), found.data_ptr())
     low, high = by_numpy(memory.tobytes())
     assert found.numpy().view(np.uint64).tolist() == [[(low + 5) % 2**64, (high - 1) % 2**64]]
 
@@ -66,4 +66,4 @@ def test_an_instruction_set_changes_no_digest() -> None:
 @pytest.mark.parametrize("rows, length, stride", [(0, 8, 8), (1, 0, 8), (2, 8, 4)])
 def test_what_can_not_be_is_refused_with_what_was_given(rows: int, length: int, stride: int) -> None:
     with pytest.raises(KernelError, match=rf"rows is {rows} and row_bytes {length} .* row_stride {stride}"):
-        digest_rows(CPU, Rows(1, rows, length, stride), 1)
+        RowDigester(CPU)((1, rows, length, stride), 1)

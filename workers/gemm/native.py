@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ class NativeLibrary:
     def call(self, function: str, *arguments: Any) -> None:
         """Any other function of the library that returns a status. Raises KernelError."""
         self._check(getattr(self._library, function)(*arguments))
+
+    def function(self, name: str, *types: Any) -> Callable[..., None]:
+        """Such a function, told its arguments' ctypes once: for what is called so often that this counts."""
+        called = ctypes.CFUNCTYPE(ctypes.c_int, *types)((name, self._library))
+
+        def call(*arguments: Any) -> None:
+            if status := called(*arguments):
+                self._check(status)
+
+        return call
 
     def _check(self, status: int) -> None:
         if status != _OK:

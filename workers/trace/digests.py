@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from workers.digest import digest
-from workers.observe import Rows, WaitingTensors, digest_rows
+from workers.observe import RowDigester, Rows, WaitingTensors
 from workers.trace.trace import Digests
 
 _ARENA_ROWS = 1 << 16
@@ -22,6 +22,7 @@ class Digester:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._waiting = WaitingTensors() if device.type == "cuda" else None
+        self._digest = RowDigester(device)
         self._arenas: list[torch.Tensor] = []
         self._address = self._left = 0
         """Of the last arena: of the next digest, and rows that are left."""
@@ -29,13 +30,13 @@ class Digester:
 
     def rows(self, tensor: torch.Tensor, rows: Rows) -> int:
         """Digest rows that are in the memory of ``tensor``; the place of their digests in what ``finish`` gives."""
-        count = rows.number
+        count = rows[1]
         if count > self._left or not self._arenas:
             self._extend(count)
         if count and self._waiting is not None:
             self._waiting.add(tensor, rows, self._address)
         elif count:
-            digest_rows(self._device, rows, self._address)
+            self._digest(rows, self._address)
         self._found.append((len(self._arenas) - 1, self._arenas[-1].shape[0] - self._left, count))
         self._address += count * _DIGEST_BYTES
         self._left -= count
@@ -67,14 +68,16 @@ def rows_of(tensor: torch.Tensor) -> Rows | None:
     if tensor.dim() != 2 or tensor.stride(1) != 1:
         return None
     (count, length), size = tensor.shape, tensor.element_size()
-    return Rows(tensor.data_ptr(), count, length * size, tensor.stride(0) * size)
+    return tensor.data_ptr(), count, length * size, tensor.stride(0) * size
 
 
 def flat_rows(tensor: torch.Tensor) -> Rows:
     """Of a contiguous tensor."""
-    count = tensor.shape[0] if tensor.numel() else 0
-    length = tensor.nbytes // count if count else 0
-    return Rows(tensor.data_ptr(), count, length, length)
+    size, count = tensor.nbytes, tensor.shape[0]
+    if not size:
+        return 0, 0, 0, 0
+    length = size // count
+    return tensor.data_ptr(), count, length, length
 
 
 def contiguous(tensor: torch.Tensor) -> torch.Tensor:
