@@ -16,7 +16,8 @@ Imports triton: import this module where it is needed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +43,24 @@ _HOP_BYTES = 2**19
 _RUNTIME = ["source", "target", "mailboxes", "halves", "stride", "groups"]
 
 
+@dataclass(frozen=True)
+class _Launch:
+    run: Callable[..., None]
+    """The compiled kernel on its grid: Triton's own way to it takes longer than a short sum."""
+    offset: int
+    """In bytes, of what it adds."""
+    arguments: tuple[int, ...]
+    """All but the addresses of pieces and sum."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """For pieces of a shape; ``whole``: of groups."""
+
+    whole: bool
+    launches: tuple[_Launch, ...]
+
+
 class SymmetricCollective:
     """``ordered`` for ranks whose GPUs see each other's memory. All ranks make it, and call it, together.
 
@@ -59,54 +78,54 @@ class SymmetricCollective:
         torch.cuda.synchronize(ranks.device)  # before any peer can write
         self._handle: Any = symmetric.rendezvous(self._mailbox, dist.group.WORLD)
         self._halves = torch.zeros(_PROGRAMS, dtype=torch.int32, device=ranks.device)
-        self._compiled: dict[tuple[Any, bool, int], Any] = {}
+        self._plans: dict[tuple[torch.Size, torch.dtype], _Plan] = {}
 
     def all_reduce(self, pieces: torch.Tensor) -> torch.Tensor:
         """Raises UsageError for pieces that are neither bfloat16 nor float32."""
-        if pieces.dtype not in (torch.bfloat16, torch.float32):
-            raise UsageError(f"pieces are {pieces.dtype}; 'ordered' adds torch.bfloat16 and torch.float32")
-        count, ranks = pieces.shape[0], self._ranks.size
-        groups, rest = divmod(pieces.numel() // count * pieces.element_size(), _GROUP_BYTES)
-        if rest or pieces.data_ptr() % 16 or not pieces.is_contiguous():
-            return self._uneven(pieces)
+        plan = self._plans.get((pieces.shape, pieces.dtype))
+        if plan is None:
+            plan = self._plans[pieces.shape, pieces.dtype] = self._plan(pieces)
+        source = pieces.data_ptr()
+        if not plan.whole or source % 16 or not pieces.is_contiguous():
+            return self._copied(pieces)
         out = torch.empty(pieces.shape[1:], dtype=pieces.dtype, device=pieces.device)
-        one_shot = (ranks - 1) * (ranks - 2) * groups * _GROUP_BYTES <= ranks * _HOP_BYTES
-        # What a program takes in a turn, tiles and places in its region of the mailbox.
-        tiles, places = (1, ranks * count) if one_shot else (ranks, ranks * count + ranks)
-        words = min(_WORDS, 1 << (_REGION // places).bit_length() - 1)
-        most = _REGION // (places * words) * _PROGRAMS * tiles * words // _GROUP
-        for first in range(0, groups, most):
-            now, offset = min(most, groups - first), first * _GROUP_BYTES
-            grid = min(triton.cdiv(now * _GROUP, tiles * words), _PROGRAMS), 1, 1
-            addresses = pieces.data_ptr() + offset, out.data_ptr() + offset
-            self._launch(_one_shot if one_shot else _two_shots, grid, words, (*addresses, groups, now), pieces)
+        target = out.data_ptr()
+        for launch in plan.launches:
+            launch.run(source + launch.offset, target + launch.offset, *launch.arguments)
         return out
 
     def all_gather(self, columns: torch.Tensor) -> torch.Tensor:
         return gathered_columns(columns, self._ranks)
 
-    def _uneven(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Of pieces that aren't whole groups, or don't lie as the kernel reads them: by way of a copy."""
+    def _plan(self, pieces: torch.Tensor) -> _Plan:
+        if pieces.dtype not in (torch.bfloat16, torch.float32):
+            raise UsageError(f"pieces are {pieces.dtype}; 'ordered' adds torch.bfloat16 and torch.float32")
+        count, ranks = pieces.shape[0], self._ranks.size
+        groups, rest = divmod(pieces.numel() // count * pieces.element_size(), _GROUP_BYTES)
+        one_shot = (ranks - 1) * (ranks - 2) * groups * _GROUP_BYTES <= ranks * _HOP_BYTES
+        # What a program takes in a turn, tiles and places in its region of the mailbox.
+        tiles, places = (1, ranks * count) if one_shot else (ranks, ranks * count + ranks)
+        words = min(_WORDS, 1 << (_REGION // places).bit_length() - 1)
+        most = _REGION // (places * words) * _PROGRAMS * tiles * words // _GROUP
+        kernel: Any = _one_shot if one_shot else _two_shots
+        packed = pieces.dtype == torch.bfloat16
+        shape = self._ranks.rank, ranks, count, packed, _PROGRAMS, _REGION, words, _GROUP, _AHEAD
+        launches = []
+        for first in range(0, groups, most):
+            now = min(most, groups - first)
+            grid = min(triton.cdiv(now * _GROUP, tiles * words), _PROGRAMS), 1, 1
+            arguments = self._handle.buffer_ptrs_dev, self._halves.data_ptr(), groups, now, *shape
+            compiled = kernel.warmup(pieces.data_ptr(), pieces.data_ptr(), *arguments, grid=grid, num_warps=8)
+            launches.append(_Launch(compiled[grid], first * _GROUP_BYTES, arguments))
+        return _Plan(rest == 0, tuple(launches))
+
+    def _copied(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Of pieces that aren't whole groups, or don't lie as the kernel reads them."""
         size = pieces[0].numel()
         whole = size + -size % (_GROUP_BYTES // pieces.element_size())
         copy = pieces.new_zeros(pieces.shape[0], whole)
         copy[:, :size] = pieces.flatten(1)
         return self.all_reduce(copy)[:size].view(pieces.shape[1:])
-
-    def _launch(
-        self, kernel: Any, grid: tuple[int, int, int], words: int, arguments: Sequence[int], pieces: torch.Tensor
-    ) -> None:
-        """Through the compiled kernel, once there is one: Triton's own way to it takes longer than a short sum."""
-        source, target, stride, groups = arguments
-        addresses = source, target, self._handle.buffer_ptrs_dev, self._halves.data_ptr()
-        packed, count = pieces.dtype == torch.bfloat16, pieces.shape[0]
-        shape = count, packed, _PROGRAMS, _REGION, words, _GROUP, _AHEAD
-        given = (*addresses, stride, groups, self._ranks.rank, self._ranks.size, *shape)
-        compiled = self._compiled.get((kernel, packed, count))
-        if compiled is None:
-            self._compiled[kernel, packed, count] = kernel[grid](*given, num_warps=8)
-        else:
-            compiled[grid](*given)
 
 
 @triton.jit

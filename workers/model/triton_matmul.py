@@ -46,7 +46,7 @@ class _Tile:
     stages: int
 
 
-_FEW_ROWS = _Tile(16, _COLUMNS, 128, 3)
+_FEW_ROWS = (_Tile(16, _COLUMNS, 128, 3), _Tile(32, _COLUMNS, 128, 3))
 _MANY_ROWS = _Tile(64, 2 * _COLUMNS, 64, 4)
 _SMALL = _Tile(64, _COLUMNS, 64, 4)
 
@@ -55,8 +55,9 @@ def _tile(rows: int, columns: int, dtype: torch.dtype) -> _Tile:
     """Of a product to ``rows`` times ``columns``, counting those of all heads and segments."""
     if dtype == torch.float32:  # without tensor cores: nothing is known of other tiles
         return _SMALL
-    if rows <= _FEW_ROWS.rows:
-        return _FEW_ROWS
+    for tile in _FEW_ROWS:
+        if rows <= tile.rows:
+            return tile
     return _MANY_ROWS if columns >= _PROGRAMS * _MANY_ROWS.columns else _SMALL
 
 
@@ -75,7 +76,8 @@ def _products(
     grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(n, tile.columns), heads, count)
     strides = (*x.stride(), *weight.stride(), *parts.stride()[:3])
     shape = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-    _tile_product[grid](x, weight, parts, rows, n, k, depth, *strides, **shape, num_stages=tile.stages)
+    stages = min(tile.stages, depth // tile.depth + 1)  # memory of others would keep programs away
+    _tile_product[grid](x, weight, parts, rows, n, k, depth, *strides, **shape, num_stages=stages)
     if count > 1:
         total, size = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device), heads * rows * n
         _ordered_sum[(triton.cdiv(size, 1024),)](parts, total, size, COUNT=count, SIZE=1024)
