@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
-from tests.workers.model.packing import NANO, Server, prompt
 from workers.gemm.inputs import quantise_rows
-from workers.model.cache import LatentCache
-from workers.model.fixed_ops import FixedOps
-from workers.model.ops import AttentionShape, Ops
+from workers.model.ops import Ops
 from workers.model.torch_ops import TorchOps
 
 CUDA = torch.device("cuda")
@@ -99,70 +95,3 @@ def test_head_matmul(triton: Ops, heads: int) -> None:
     assert_rows_are_their_own(lambda x: triton.head_matmul(x, weight), pool)
     few = triton.head_matmul(pool[:, :1], weight[:1])
     assert torch.equal(few, triton.head_matmul(pool, weight)[:, :1])
-
-
-class Sizes:
-    """What a server asks of a model whose forward pass isn't run."""
-
-    config = NANO
-
-
-@pytest.mark.parametrize("heads", [1, 2, 8, 32, 128])
-def test_attention(triton: Ops, heads: int) -> None:
-    """Decode and prefill in one step, over one and over several splits; each sequence alone; a row of fewer heads."""
-    model: Any = Sizes()
-    work = {"a": [1], "b": prompt(70), "c": [1], "d": prompt(5), "e": [1]}
-    context = {"a": prompt(1500), "b": prompt(600), "c": prompt(511), "e": prompt(3)}
-    server = Server(model, pages=256, device=CUDA)
-    latents = random(256 * 16, NANO.latent_size)
-    server.step(context)
-    step = server.step(work)
-    shape = AttentionShape(scale=0.1, value_size=NANO.kv_lora_rank, pieces=1)
-    q = random(len(step.tokens), heads, NANO.latent_size, seed=1)
-
-    def attend(ops: Ops, q: torch.Tensor, cache: LatentCache) -> torch.Tensor:
-        return ops.attention(q, latents, ops.plan_attention(step, cache), shape)
-
-    got, ordinary = attend(triton, q, server.cache), attend(TorchOps(), q.float().bfloat16(), server.cache)
-    assert (got.float() - ordinary.float()).norm() < 1e-2 * ordinary.float().norm()
-    assert torch.equal(attend(triton, q[:, :1], server.cache), got[:, :1])
-    twice = Server(model, pages=256, device=CUDA)
-    twice.step(context)
-    first = {label: tokens[: (len(tokens) + 1) // 2] for label, tokens in work.items()}
-    second = {label: tokens[len(first[label]) :] for label, tokens in work.items() if len(tokens) > 1}
-    for part, offset in ((first, 0), (second, 1)):
-        half = twice.step(part)
-        rows = [
-            start + i + (len(first[label]) if offset else 0)
-            for label, start in zip(work, step.starts, strict=False)
-            if label in part
-            for i in range(len(part[label]))
-        ]
-        moved = latents[_places(server, twice)]
-        halves = triton.attention(q[rows], moved, triton.plan_attention(half, twice.cache), shape)
-        assert torch.equal(halves, got[rows])
-
-
-def _places(server: Server, twice: Server) -> torch.Tensor:
-    """For each slot of ``twice`` the slot of ``server`` that has the same token."""
-    places = torch.arange(server.pages * server.page_size)
-    for label, pages in twice.tables.items():
-        for there, here in zip(pages, server.tables[label], strict=False):
-            size = server.page_size
-            places[there * size : (there + 1) * size] = torch.arange(here * size, (here + 1) * size)
-    return places.to(CUDA)
-
-
-def test_the_cpu_s_attention_agrees(triton: Ops) -> None:
-    model: Any = Sizes()
-    server = Server(model, pages=64, dtype=torch.float32)
-    server.step({"a": prompt(600), "b": prompt(3)})
-    step = server.step({"a": [1], "b": prompt(9)})
-    latents, q = random(64 * 16, 192, dtype=torch.float32), random(10, 8, 192, seed=1, dtype=torch.float32)
-    shape = AttentionShape(scale=0.1, value_size=128, pieces=1)
-    fixed = FixedOps()
-    wanted = fixed.attention(q.cpu(), latents.cpu(), fixed.plan_attention(step, server.cache), shape)
-    there = Server(model, pages=64, dtype=torch.float32, device=CUDA)
-    there.step({"a": prompt(600), "b": prompt(3)})
-    plan = triton.plan_attention(there.step({"a": [1], "b": prompt(9)}), there.cache)
-    assert torch.allclose(triton.attention(q, latents, plan, shape).cpu(), wanted, rtol=1e-4, atol=1e-5)
