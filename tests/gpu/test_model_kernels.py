@@ -58,6 +58,17 @@ def test_quantisation_to_the_bit(triton: Ops, size: int) -> None:
     assert torch.equal(scales, wanted_scales) and scales.stride(0) == 1
 
 
+def test_every_quotient_of_bfloat16_is_rounded_as_by_division(triton: Ops) -> None:
+    """Blocks whose greatest is each of a binade, with all smaller numbers but the very small."""
+    numbers = (torch.arange(128, device=CUDA, dtype=torch.int16) + 0x3F80).view(torch.bfloat16)  # from 1 up to 2
+    blocks = numbers * torch.pow(2.0, torch.arange(0, -24, -1, device=CUDA))[:, None].bfloat16()
+    pool = blocks.expand(128, -1, -1).clone()
+    pool[:, :, 0] = numbers[:, None]
+    pool = (torch.where(pool > pool[:, :, :1], 0, pool) * 37).flatten(1)
+    for signed in (pool, -pool):
+        assert torch.equal(triton.quantise(signed)[0].view(torch.uint8), quantise_rows(signed)[0].view(torch.uint8))
+
+
 def test_activation(triton: Ops) -> None:
     pool = random(MOST, 4096)
     assert torch.allclose(triton.silu_multiply(pool), TorchOps().silu_multiply(pool), rtol=2e-2, atol=1e-3)

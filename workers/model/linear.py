@@ -78,8 +78,10 @@ def activate(
         plain = ops.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
         return Rows(context.ran(name, "silu_multiply", (gate_up,), plain, tokens=tokens))
     activated, *quantised = ops.silu_multiply_quantise(gate_up, pieces=pieces, plain=active)
-    if activated is None:
-        return Rows(*quantised)
+    if activated is None:  # told as one operation: what lies between the two is nowhere
+        codes, scales = quantised
+        context.ran(name, "silu_multiply", (gate_up,), codes, tokens=tokens)
+        return Rows(codes, scales)
     context.ran(name, "silu_multiply", (gate_up,), activated, tokens=tokens)
     return quantised_rows(context, linear, activated, quantised, tokens)
 

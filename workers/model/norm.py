@@ -42,8 +42,10 @@ class Norm:
             total, values, *quantised = context.ops.rms_norm_quantise(x, weight, eps, added=added, plain=plain)
             if added is not None:
                 context.ran(self._residual, "residual", (x, added), total)
-        if values is None:
-            return Normed(total, None, Rows(*quantised))
+        if values is None:  # told as one operation: what lies between the two is nowhere
+            codes, scales = quantised
+            context.ran(self._name, "rms_norm", (total,), codes, weights=(weight,))
+            return Normed(total, None, Rows(codes, scales))
         context.ran(self._name, "rms_norm", (total,), values, weights=(weight,))
         rows = quantised_rows(context, self._linear, values, quantised) if quantised else Rows(values)
         return Normed(total, values, rows)

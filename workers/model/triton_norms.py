@@ -133,7 +133,7 @@ def _rms_norm_quantise(
     if normed is not None:
         tl.store(normed + to, scaled, mask=inside)
     blocks: tl.constexpr = WIDTH // SIZE
-    code, scale = quantised_blocks(tl.reshape(scaled.to(tl.float32), (blocks, SIZE)))
+    code, scale = quantised_blocks(tl.reshape(scaled, (blocks, SIZE)))
     block = tl.arange(0, blocks)
     # With places of their own shape: with those of x, Triton would share out x, and so its sum, as suits the codes.
     to_codes = codes + row * size + block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]

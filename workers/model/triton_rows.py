@@ -108,10 +108,20 @@ def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: t
 
 @triton.jit
 def quantised_blocks(values: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """(blocks, 128) float32 to codes and scales."""
-    # Divisions rounded as IEEE has them: Triton's own are not.
-    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(values), axis=1), 448.0), 1e-8)
-    ratio = tl.div_rn(values, tl.broadcast_to(scale[:, None], values.shape))
+    """(blocks, 128) bfloat16 or float32 to codes and scales, dividing as IEEE has it, which Triton itself does not."""
+    wide = values.to(tl.float32)
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(wide), axis=1), 448.0), 1e-8)
+    if values.dtype == tl.bfloat16:
+        # One step from the rounded reciprocal rounds a quotient rightly, unless all bits of the divisor's significand
+        # are set (Markstein, 1990), which a 448th of a bfloat16 never has. Beside an infinity nothing is in excess.
+        inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
+        divisor = tl.where(inverse > 0.0, scale, 0.0)
+        guess = wide * inverse[:, None]
+        excess = tl.fma(guess, tl.broadcast_to(divisor[:, None], values.shape), -wide)
+        # A zero in excess times a negative number is -0, which leaves every guess as it is.
+        ratio = tl.fma(excess, tl.broadcast_to(-inverse[:, None], values.shape), guess)
+    else:
+        ratio = tl.div_rn(wide, tl.broadcast_to(scale[:, None], values.shape))
     return tl.minimum(tl.maximum(ratio, -448.0), 448.0).to(tl.float8e4nv), scale
 
 
@@ -139,7 +149,7 @@ def _silu_multiply_quantise(
     to = row * blocks * SIZE + block[:, None] * SIZE + within
     if activated is not None:
         tl.store(activated + to, product, mask=inside)
-    code, scale = quantised_blocks(product.to(tl.float32))
+    code, scale = quantised_blocks(product)
     tl.store(codes + to, code, mask=inside)
     tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
 
@@ -183,7 +193,7 @@ def _quantise(
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     inside = (block < blocks)[:, None]
-    values = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + row * stride + columns, mask=inside, other=0.0)
     code, scale = quantised_blocks(values)
     tl.store(codes + row * stride_codes + columns, code, mask=inside)
     tl.store(scales + row + block * stride_scales, scale, mask=block < blocks)
