@@ -88,8 +88,11 @@ class LatentAttention:
         q_nope, q_rope = q.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=2)
         for part, tensor in (("q_nope", q_nope), ("q_pe", q_rope)):
             context.moved(f"{name}.{part}", "split", (q,), tensor)
-        over_latent, rotated, query = context.ops.query(q_nope, q_rope, self._key_up, tables)
+        query = q.new_empty(*q.shape[:2], config.latent_size)
+        over_latent, rotated = query.split([config.kv_lora_rank, config.qk_rope_head_dim], dim=2)
+        context.ops.head_matmul(q_nope, self._key_up, over_latent)
         context.ran(f"{name}.key_up", "head_matmul", (q_nope,), over_latent, weights=(self._key_up,))
+        context.ops.rotate(q_rope, tables, rotated)
         context.ran(f"{name}.q_rope", "rope", (q_rope,), rotated)
         return context.moved(f"{name}.query", "concatenate", (over_latent, rotated), query)
 

@@ -75,9 +75,10 @@ class FixedOps(Ops):
         ]
         return _joined(tiles, x.shape[0]).to(out_dtype)
 
-    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         tiles = [torch.bmm(tile.transpose(0, 1), weight).transpose(0, 1) for tile in _tiles(x.float())]
-        return _joined(tiles, x.shape[0]).to(x.dtype)
+        product = _joined(tiles, x.shape[0]).to(x.dtype)
+        return product if out is None else out.copy_(product)
 
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.float().chunk(2, dim=-1)

@@ -78,8 +78,11 @@ class Ops(Protocol):
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         """(T, k) times the transpose of (n, k), summed in float32."""
 
-    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """(T, H, a) times a matrix of each head (H, a, b), to (T, H, b), summed in float32."""
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(T, H, a) times a matrix of each head (H, a, b), to (T, H, b), summed in float32.
+
+        To ``out`` where that is given; it may have gaps between heads and between tokens.
+        """
 
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         """(T, 2 n) to (T, n): silu of the first half times the second, in float32."""
@@ -122,13 +125,9 @@ class Ops(Protocol):
         latents[slots] = joined
         return *joined.split([c_kv.shape[1], key.shape[1]], dim=1), joined
 
-    def query(self, q_nope: torch.Tensor, q_rope: torch.Tensor, key_up: torch.Tensor, tables: Tables) -> Parts:
-        """``head_matmul`` of q_nope (T, H, nope) and key_up, beside the rotated q_rope (T, H, rope).
-
-        The two and both, (T, H, latent), of which they are views.
-        """
-        joined = torch.cat((self.head_matmul(q_nope, key_up), rotate(q_rope, tables)), dim=2)
-        return *joined.split([key_up.shape[2], q_rope.shape[2]], dim=2), joined
+    def rotate(self, x: torch.Tensor, tables: Tables, out: torch.Tensor) -> torch.Tensor:
+        """``workers.model.rope.rotate`` of (T, H, rope), to the bit, to ``out``, which may have gaps."""
+        return out.copy_(rotate(x, tables))
 
     def plan_attention(self, step: Step, cache: LatentCache) -> Any:
         """What attention needs of a step, the same in all layers."""

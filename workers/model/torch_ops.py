@@ -45,8 +45,9 @@ class TorchOps(Ops):
             return torch.mm(x, weight.t(), out_dtype=out_dtype)
         return torch.nn.functional.linear(x.to(out_dtype), weight.to(out_dtype))
 
-    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        product = torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+        return product if out is None else out.copy_(product)
 
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.float().chunk(2, dim=-1)

@@ -35,12 +35,13 @@ def latent(
     return both[:, :value], both[:, value:], both
 
 
-def rotate_into(x: torch.Tensor, tables: Tables, out: torch.Tensor) -> None:
-    """(T, heads, rope), rotated, to ``out`` of the same shape; both of any strides but the last."""
+def rotate(x: torch.Tensor, tables: Tables, out: torch.Tensor) -> torch.Tensor:
+    """``Ops.rotate``; both of any strides but the last."""
     tokens, heads, rope = x.shape
     strides = *x.stride()[:2], *out.stride()[:2], tables[0].stride(0)
     grid = (tokens, triton.cdiv(heads, _HEADS))
     _rotate[grid](x, *tables, out, *strides, heads, HEADS=_HEADS, ROPE=rope, enable_fp_fusion=False)
+    return out
 
 
 @triton.jit

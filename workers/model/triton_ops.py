@@ -42,8 +42,8 @@ class TritonOps:
     def matmul(self, x: torch.Tensor, weight: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         return triton_matmul.matmul(x, weight, out_dtype)
 
-    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return triton_matmul.head_matmul(x, weight)
+    def head_matmul(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        return triton_matmul.head_matmul(x, weight, out)
 
     def silu_multiply(self, gate_up: torch.Tensor) -> torch.Tensor:
         return triton_rows.silu_multiply(gate_up)
@@ -71,13 +71,8 @@ class TritonOps:
     ) -> Parts:
         return triton_latent.latent(c_kv, key, weight, eps, tables, latents, slots)
 
-    def query(self, q_nope: torch.Tensor, q_rope: torch.Tensor, key_up: torch.Tensor, tables: Tables) -> Parts:
-        (tokens, heads, rope), value = q_rope.shape, key_up.shape[2]
-        joined = torch.empty(tokens, heads, value + rope, dtype=q_rope.dtype, device=q_rope.device)
-        over_latent, rotated = joined.split([value, rope], dim=2)
-        triton_matmul.head_matmul(q_nope, key_up, over_latent)
-        triton_latent.rotate_into(q_rope, tables, rotated)
-        return over_latent, rotated, joined
+    def rotate(self, x: torch.Tensor, tables: Tables, out: torch.Tensor) -> torch.Tensor:
+        return triton_latent.rotate(x, tables, out)
 
     def plan_attention(self, step: Step, cache: LatentCache) -> triton_attention.Plan:
         return triton_attention.plan_attention(step, cache.page_size)
