@@ -85,7 +85,7 @@ def _products(
     return to
 
 
-@triton.jit(do_not_specialize=["m"])  # one program for every number of rows
+@triton.jit(do_not_specialize=["m"])  # compiled once for a tile, whatever the number of rows
 def _tile_product(
     x: tl.tensor,
     weight: tl.tensor,
