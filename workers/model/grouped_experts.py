@@ -39,11 +39,9 @@ class GroupedExperts:
         n = gate_up.shape[1] // 2
         activated = gate_up.new_zeros(len(gate_up), n) if context.recorder.active else None
         codes, scales = silu_multiply_quantise(gate_up, to.order, activated)
+        told = self._tell_activation(gate_up, activated, codes, scales, to)
         outputs = self._product(codes, scales, self._down, to)
-        if activated is not None:
-            codes, scales = _by_choice(codes.view(torch.uint8), to).view(FP8), _by_choice(scales, to)
-            self._tell_activation(gate_up, activated, codes, scales)
-            self._tell("down_proj", (codes, scales, experts), outputs, self._down)
+        self._tell("down_proj", (*told, experts), outputs, self._down)
         return outputs.view(count, chosen, -1)
 
     def _product(self, codes: torch.Tensor, scales: torch.Tensor, weight: Weight, to: Assignments) -> torch.Tensor:
@@ -62,12 +60,22 @@ class GroupedExperts:
         self._context.recorder.op(*told, weights=(weight.values, weight.scales))
 
     def _tell_activation(
-        self, gate_up: torch.Tensor, activated: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
-    ) -> None:
-        tell = self._context.recorder.op
-        tell(f"{self._name}.activation", "silu_multiply", "triton:silu_multiply", (gate_up,), activated)
+        self,
+        gate_up: torch.Tensor,
+        activated: torch.Tensor | None,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        to: Assignments,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes and scales as told: in order of choices where a recorder looks, else as they are, of ``gate_up``."""
+        tell, source = self._context.recorder.op, gate_up
+        if activated is not None:
+            codes, scales = _by_choice(codes.view(torch.uint8), to).view(FP8), _by_choice(scales, to)
+            tell(f"{self._name}.activation", "silu_multiply", "triton:silu_multiply", (gate_up,), activated)
+            source = activated
         for part, tensor in (("quantise", codes), ("quantise.scales", scales)):
-            tell(f"{self._name}.down_proj.{part}", "quantise", "triton:quantise", (activated,), tensor)
+            tell(f"{self._name}.down_proj.{part}", "quantise", "triton:quantise", (source,), tensor)
+        return codes, scales
 
 
 def _tile_rows(choices: int, experts: int) -> int:
