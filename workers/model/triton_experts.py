@@ -1,7 +1,8 @@
 """Triton kernels round the products of many experts: which rows go to which, bringing them there, the activation.
 
 All is decided on the device, and grids are as large as they could ever have to be, so that the host need not know which
-experts are wanted and a graph can be captured. Imports triton: import this module where it is needed.
+experts are wanted and a graph can be captured. Kernels are launched before the one before them has ended, and wait for
+it themselves: 3 us of 113 for a token on an H200. Imports triton: import this module where it is needed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
 from workers.model.triton_rows import quantised_blocks
@@ -56,6 +58,7 @@ def assign(experts: torch.Tensor, own: slice, tile_rows: int) -> Assignments:
         BINS=max(triton.next_power_of_2(count), _LEAST_BINS),
         BLOCK=block,
         num_warps=_CHOICES_AT_ONCE[block],
+        launch_pdl=True,
     )
     return Assignments(order, tiles, tile_rows)
 
@@ -84,6 +87,7 @@ def gathered(
         PER_TOKEN=per_token,
         BLOCKS=blocks,
         SIZE=BLOCK,
+        launch_pdl=True,
     )
     return out, out_scales
 
@@ -100,7 +104,16 @@ def silu_multiply_quantise(
     codes = torch.empty(rows, n, dtype=FP8, device=gate_up.device)
     scales = torch.empty(n // BLOCK, rows, dtype=torch.float32, device=gate_up.device).t()
     _silu_multiply_quantise[(rows, triton.cdiv(n // BLOCK, _BLOCKS_AT_ONCE))](
-        gate_up, order, activated, codes, scales, n, scales.stride(1), BLOCKS=_BLOCKS_AT_ONCE, SIZE=BLOCK
+        gate_up,
+        order,
+        activated,
+        codes,
+        scales,
+        n,
+        scales.stride(1),
+        BLOCKS=_BLOCKS_AT_ONCE,
+        SIZE=BLOCK,
+        launch_pdl=True,
     )
     return codes, scales
 
@@ -120,6 +133,8 @@ def _assign(
     BLOCK: tl.constexpr,
 ) -> None:
     """Program e writes the rows and tiles of expert e, and its part of what is behind all experts' rows and tiles."""
+    gdc_wait()
+    gdc_launch_dependents()
     own = tl.program_id(0)
     every = tl.arange(0, BINS)
     within = tl.arange(0, BLOCK)
@@ -170,6 +185,8 @@ def _gather(
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     choice = tl.load(order + row)
     if choice >= 0:
@@ -194,6 +211,8 @@ def _silu_multiply_quantise(
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     choice = tl.load(order + row).to(tl.int64)
     if choice >= 0:

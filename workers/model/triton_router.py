@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model.config import ModelConfig
 from workers.model.router import Routing
@@ -37,6 +38,7 @@ def route(logits: torch.Tensor, bias: torch.Tensor, config: ModelConfig, pieces:
         GROUP_LANES=triton.next_power_of_2(config.n_group),
         LANES=triton.next_power_of_2(size),
         num_warps=1,
+        launch_pdl=True,
     )
     return Routing(experts, weights.unbind())
 
@@ -78,6 +80,8 @@ def _route(
     LANES: tl.constexpr,
 ) -> None:
     """Piece p has ``length`` experts from ``first`` + p * ``length`` on."""
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     groups = tl.arange(0, GROUP_LANES)
     within = tl.arange(0, LANES)[None, :]
