@@ -39,8 +39,15 @@ def chosen(tokens: int, experts: int, count: int) -> torch.Tensor:
     return (random(tokens, experts) + liked).topk(count).indices.sort().values
 
 
-@pytest.mark.parametrize("name", ["deepseek-v3-layer", "deepseek-v3-nano", "deepseek-v3-mini"])
-@pytest.mark.parametrize("pieces", [WHOLE, Pieces(4, 2, 2)], ids=["whole", "pieces"])
+@pytest.mark.parametrize(
+    "name, pieces",
+    [
+        ("deepseek-v3-layer", WHOLE),
+        ("deepseek-v3-layer", Pieces(4, 2, 2)),
+        ("deepseek-v3-mini", WHOLE),
+        ("deepseek-v3-nano", Pieces(4, 2, 2)),
+    ],
+)
 def test_routing(name: str, pieces: Pieces) -> None:
     from workers.model.triton_ops import TritonOps
 
@@ -79,7 +86,8 @@ def test_choices_are_sorted_by_expert(tokens: int, own: slice) -> None:
     flat = experts.flatten().cpu()
     for tile_rows in TILE_ROWS:
         got = assign(experts, own, tile_rows)
-        order, tiles = list[int](), list[list[int]]()
+        order: list[int] = []
+        tiles: list[list[int]] = []
         for number, expert in enumerate(range(own.start, own.stop)):
             places = (flat == expert).nonzero().flatten().tolist()
             for at in range(0, len(places), tile_rows):
