@@ -129,7 +129,7 @@ def test_sum_of_experts(dtype: torch.dtype) -> None:
     wanted = TorchOps().weighted_sum(outputs, weights, onto)
     outputs[weights == 0] = torch.nan
     got = TritonOps().weighted_sum(outputs, weights, onto)
-    assert torch.allclose(got, wanted, rtol=2e-2, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.allclose(got, wanted, rtol=2e-2, atol=5e-2 if dtype == torch.bfloat16 else 1e-5)
     assert torch.equal(got[7], onto[7])
     for first, last in ((0, 1), (9, 10), (50, 113)):
         part = TritonOps().weighted_sum(outputs[first:last], weights[first:last], onto[first:last])
