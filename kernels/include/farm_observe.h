@@ -15,7 +15,7 @@ extern "C" {
  * `digests` (two uint64 a row, on the device) is zeroed by the caller. Digests are sums over 8-byte words, each mixed
  * with its place in the row, so that blocks may add them up in any order; a last word of fewer bytes is filled up with
  * zeros. Rows of different lengths are not meant to be compared. CPU and CUDA give the same digests, CUDA more slowly
- * where a row does not start at a multiple of 16 bytes.
+ * where rows do not start at multiples of 16 bytes or are not whole words.
  */
 FARM_API int farm_digest_rows(const void *data, int64_t rows, int64_t row_bytes, int64_t row_stride, void *digests,
                               void *stream);

@@ -15,16 +15,6 @@ constexpr int kLoads = 4;  // 16-byte loads in flight per thread
 constexpr int64_t kChunk = int64_t{kThreads} * kLoads * 16;
 constexpr int kWaves = 8;  // blocks per SM
 
-// 16 bytes of a row, from any address; behind its end there is nothing to add.
-template <bool kAligned>
-__device__ __forceinline__ ulonglong2 load(const char *start, int64_t byte, int64_t row_bytes) {
-  if (kAligned && byte + 16 <= row_bytes) return __ldcs(reinterpret_cast<const ulonglong2 *>(start + byte));
-  ulonglong2 words = {0, 0};
-  if (byte < row_bytes) words.x = word_at(start + byte, row_bytes - byte);
-  if (byte + 8 < row_bytes) words.y = word_at(start + byte + 8, row_bytes - byte - 8);
-  return words;
-}
-
 __device__ __forceinline__ void add_lanes(Digest *mine) {
   for (int lanes = 16; lanes; lanes /= 2) {
     mine->low += __shfl_xor_sync(0xffffffffu, mine->low, lanes);
@@ -49,21 +39,35 @@ __device__ void add_block(Digest mine, unsigned long long *sum) {
   }
 }
 
-// What a thread adds of a row: kLoads times 16 bytes from `byte` on, each `step` behind the one before.
+// What a thread adds of a row: kLoads times 16 bytes from `byte` on, each `step` behind the one before. kAligned: rows
+// start at multiples of 16 and are whole words.
 template <bool kAligned>
 __device__ __forceinline__ void add_loads(Digest *mine, const char *row, int64_t row_bytes, int64_t byte, int step) {
   ulonglong2 words[kLoads];
+  if (kAligned) {
 #pragma unroll
-  for (int i = 0; i < kLoads; ++i) words[i] = load<kAligned>(row, byte + int64_t{i} * step, row_bytes);
+    for (int i = 0; i < kLoads; ++i) {
+      const int64_t at = byte + int64_t{i} * step;
+      if (at + 16 <= row_bytes) words[i] = __ldcs(reinterpret_cast<const ulonglong2 *>(row + at));
+    }
+  }
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
     const int64_t at = byte + int64_t{i} * step;
-    if (at < row_bytes) mine->add(words[i].x, static_cast<uint64_t>(at) / 8);
-    if (at + 8 < row_bytes) mine->add(words[i].y, static_cast<uint64_t>(at) / 8 + 1);
+    const uint64_t place = static_cast<uint64_t>(at) / 8;
+    if (kAligned && at + 16 <= row_bytes) {
+      mine->add(words[i].x, place);
+      mine->add(words[i].y, place + 1);
+    } else if (kAligned && at < row_bytes) {
+      mine->add(*reinterpret_cast<const uint64_t *>(row + at), place);
+    } else if (!kAligned) {
+      if (at < row_bytes) mine->add(word_at(row + at, row_bytes - at), place);
+      if (at + 8 < row_bytes) mine->add(word_at(row + at + 8, row_bytes - at - 8), place + 1);
+    }
   }
 }
 
-// blockIdx.y strides over rows, blockIdx.x over chunks of a row. kAligned: every row starts at a multiple of 16.
+// blockIdx.y strides over rows, blockIdx.x over chunks of a row.
 template <bool kAligned>
 __global__ void __launch_bounds__(kThreads) digest_rows(const char *data, int64_t rows, int64_t row_bytes,
                                                         int64_t row_stride, unsigned long long *digests) {
@@ -83,7 +87,8 @@ constexpr int64_t kPiece = int64_t{32} * kLoads * 16;  // of a row, for a warp
 constexpr int kWarps = kThreads / 32;
 
 __host__ __device__ bool aligned(const farm_rows &tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && (tensor.row_stride % 16 == 0 || tensor.rows == 1);
+  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_bytes % 8 == 0 &&
+         (tensor.row_stride % 16 == 0 || tensor.rows == 1);
 }
 
 template <bool kAligned>
