@@ -41,6 +41,10 @@ def test_the_models_speed_is_that_of_the_file() -> None:
     assert f"takes {min(floors):.1f} to {max(floors):.1f} times the time to read the weights" in README
     assert f"{min(costs):.2f} to {max(costs):.2f} of the time of the ordinary operations" in README
     assert f"{deterministic['prefill']['gemm_share']:.0%} of prefill".replace("%", " %") in README
+    sums = {(each["collective"], each["tokens"]): each for each in bench["all_reduce"]["times"]}
+    for (collective, tokens), each in sums.items():
+        for way in ("call_seconds", "graph_seconds"):  # as the README says
+            assert collective != "ordered" or each[way] < sums["nccl", tokens][way]
 
 
 def test_the_cpu_kernels_are_as_fast_as_they_were_measured() -> None:

@@ -13,7 +13,11 @@ from workers.gemm.grouped import GroupedInputs, multiply_groups
 from workers.gemm.inputs import make_inputs
 from workers.gemm.native import VARIANTS, multiply
 
-for m, n, k in ((9, 136, 2048), (100, 72, 2048), (41, 2112, 256), (140, 1544, 1024), (700, 576, 2048), (515, 7168, 256), (64, 7168, 256), (128, 7168, 256)):
+SHAPES = (
+    (9, 136, 2048), (100, 72, 2048), (41, 2112, 256), (140, 1544, 1024), (700, 576, 2048),
+    (64, 7168, 256), (128, 7168, 256), (515, 7168, 256), (128, 4096, 256),
+)
+for m, n, k in SHAPES:
     inputs = make_inputs(m, n, k, seed=m, device="cuda")
     for variant in VARIANTS:
         for dtype in (torch.bfloat16, torch.float32):
