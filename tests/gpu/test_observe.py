@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -74,15 +76,16 @@ def test_digests_are_as_fast_as_memory(observer: DeviceObserver) -> None:
     assert digested >= 0.8 * copied, f"{digested / 1e9:.2f} TB/s, where a copy moves {copied / 1e9:.2f}"
 
 
-def milliseconds(launch: Callable[[], object]) -> float:
-    """Of one launch, of several in a row, so that the device does not wait for the host."""
-    times, repeats, in_a_row = [], 20, 10
+def milliseconds(launch: Callable[[], object], repeats: int = 20) -> float:
+    """Of the device alone: it is busy while the host enqueues, and several launches lie between two events."""
+    times = []
     for _ in range(repeats):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        launch()
         start.record()
-        for _ in range(in_a_row):
+        for _ in range(4):
             launch()
         end.record()
         end.synchronize()
-        times.append(float(start.elapsed_time(end)) / in_a_row)
+        times.append(float(start.elapsed_time(end)) / 4)
     return sorted(times)[repeats // 2]
