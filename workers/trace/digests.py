@@ -1,4 +1,4 @@
-"""Digests of rows, of tensors of any shape, by one launch each."""
+"""Digests of rows, of tensors of any shape, on either device."""
 
 from __future__ import annotations
 
