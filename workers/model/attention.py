@@ -78,7 +78,7 @@ class LatentAttention:
         context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,))
         context.ran(f"{name}.k_rope", "rope", (key,), rotated)
         context.moved(f"{name}.latent", "concatenate", (normed, rotated), latent)
-        if context.recorder.active:  # faults are put into what is told
+        if context.recorder.active:  # which may have written into it
             latents[slots] = latent
 
     def _queries(self, c_q: torch.Tensor, tables: Tables) -> torch.Tensor:

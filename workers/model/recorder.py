@@ -15,7 +15,9 @@ class Recorder(Protocol):
     """Is told of every operation, in execution order, on its rank.
 
     Tensors stay as they are until the next ``all_reduce`` or ``all_gather`` has been told, or the next pass begins.
-    Then they may be written over: keep digests or copies.
+    Then they may be written over: keep digests or copies. An active recorder may write into an output, as tests put
+    faults there: what is computed from it afterwards takes it as it is then. (The codes of a norm's output are not:
+    both are made at once, and told one after the other.)
     """
 
     @property
