@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from workers.model.context import Context
-from workers.model.linear import Linear, Rows, prepare, read_weight
+from workers.model.linear import Linear, Rows, activate, read_weight
 
 
 class Experts(Protocol):
@@ -58,6 +58,5 @@ class Expert:
     def __call__(self, rows: Rows, tokens: torch.Tensor) -> torch.Tensor:
         """(R, hidden), rows of the step's ``tokens`` (R,), to the same."""
         gate_up = self._gate_up_proj(rows, tokens)
-        activated = self._context.ops.silu_multiply(gate_up)
-        self._context.ran(f"{self._name}.activation", "silu_multiply", (gate_up,), activated, tokens=tokens)
-        return self._down_proj(prepare(self._context, f"{self._name}.down_proj", activated, tokens), tokens)
+        names = f"{self._name}.activation", f"{self._name}.down_proj"
+        return self._down_proj(activate(self._context, *names, gate_up, tokens=tokens), tokens)

@@ -56,11 +56,11 @@ class Weight:
     scales: torch.Tensor | None = None
 
 
-def prepare(context: Context, name: str, x: torch.Tensor, tokens: torch.Tensor | None = None) -> Rows:
-    """``x`` (T, k) as the model's linears take it; ``tokens`` as a recorder takes them."""
+def prepare(context: Context, name: str, x: torch.Tensor) -> Rows:
+    """``x`` (T, k) as the model's linears take it."""
     if context.numerics.gemm is None:
         return Rows(x)
-    return quantised_rows(context, name, x, context.ops.quantise(x), tokens)
+    return quantised_rows(context, name, x, context.ops.quantise(x))
 
 
 def activate(
@@ -72,7 +72,10 @@ def activate(
     pieces: int = 1,
     tokens: torch.Tensor | None = None,
 ) -> Rows:
-    """The gated activation of ``pieces`` side by side (T, 2 n), told as ``name``, as ``linear`` takes it."""
+    """The gated activation of ``pieces`` side by side (T, 2 n), told as ``name``, as ``linear`` takes it.
+
+    ``tokens`` as a recorder takes them.
+    """
     ops, active = context.ops, context.recorder.active
     if context.numerics.gemm is None:
         plain = ops.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
