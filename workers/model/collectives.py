@@ -41,6 +41,8 @@ class Collective(Protocol):
     name: str
     implementation: str
     """What really runs, for a recorder."""
+    in_place: bool
+    """``all_reduce`` may write over the pieces."""
 
     def all_reduce(self, pieces: torch.Tensor) -> torch.Tensor:
         """(P, T, n), this rank's P partial sums, to the sum (T, n) over all ranks' pieces."""
@@ -74,6 +76,7 @@ class BackendCollective:
         self.name, self._ranks = name, ranks
         backend = dist.get_backend() if ranks.size > 1 else "none"
         self.implementation = f"{backend}:all_reduce"
+        self.in_place = ranks.size > 1
 
     def all_reduce(self, pieces: torch.Tensor) -> torch.Tensor:
         total = tree_sum(pieces)
@@ -88,6 +91,7 @@ class BackendCollective:
 
 class OrderedCollective:
     name = "ordered"
+    in_place = False
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -102,6 +106,7 @@ class OrderedCollective:
 
 class TreeCollective:
     name = "tree"
+    in_place = False
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks

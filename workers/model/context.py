@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.model.collectives import BackendCollective, Collective
+from workers.model.collectives import Collective
 from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
 from workers.model.ops import Ops
@@ -47,9 +47,9 @@ class Context:
 
     def all_reduce(self, name: str, pieces: torch.Tensor) -> torch.Tensor:
         """(P, T, n) partial sums of this rank to (T, n) over all ranks."""
-        written_over = self.ranks.size > 1 and isinstance(self.collective, BackendCollective)
         given = tuple(pieces)
-        total = self.collective.all_reduce(pieces.clone() if self.recorder.active and written_over else pieces)
+        spared = self.recorder.active and self.collective.in_place
+        total = self.collective.all_reduce(pieces.clone() if spared else pieces)
         self.recorder.op(name, "all_reduce", self.collective.implementation, given, total)
         return total
 

@@ -69,6 +69,7 @@ class SymmetricCollective:
 
     name = "ordered"
     implementation = "symmetric_memory:ordered_sum"
+    in_place = False
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
