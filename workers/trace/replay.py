@@ -56,7 +56,7 @@ class Replayer:
         self._engine.flush_cache()
         self._recorder.trace()
         samples = play(trial, self._engine)
-        return samples, self._gathered(self._recorder.finish())
+        return samples, self.to_rank_0(self._recorder.finish())
 
     def search(self, trials: Sequence[Trial], item_of: Callable[[Sample], Hashable | None]) -> Found | None:
         """Where two samples with one item parted, in repeats of these batches; None where none did.
@@ -121,9 +121,6 @@ class Replayer:
         """``states``: of each rank, whether its inputs were equal, and whether its outputs were not."""
         concerned = states if parting.ops[0].kind in COLLECTIVES else [states[parting.rank]]
         return all(equal for equal, _ in concerned) and states[parting.rank][1]
-
-    def _gathered(self, trace: Trace) -> list[Trace]:
-        return self.to_rank_0(trace)
 
 
 class _Calls:
