@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.gpu.kept import Kept
 from workers.gemm.grouped import TILE_ROWS
 from workers.gemm.inputs import quantise_rows
 from workers.model.collectives import make_collective
@@ -16,7 +17,7 @@ from workers.model.experts import SeparateExperts
 from workers.model.linear import Rows
 from workers.model.numerics import Numerics
 from workers.model.ops import make_ops
-from workers.model.recorder import NullRecorder, Recorder, Tensors
+from workers.model.recorder import NullRecorder, Recorder
 from workers.model.sharding import Pieces, Ranks, pieces_of
 from workers.model.torch_ops import TorchOps
 from workers.model.weights import RandomWeights
@@ -136,18 +137,6 @@ def test_sum_of_experts(dtype: torch.dtype) -> None:
         assert torch.equal(part, got[first:last])
 
 
-class Keeping(NullRecorder):
-    """Copies of what every operation gave."""
-
-    active = True
-
-    def __init__(self) -> None:
-        self.outputs: dict[str, torch.Tensor] = {}
-
-    def op(self, name: str, kind: str, implementation: str, inputs: Tensors, output: torch.Tensor, **_: object) -> None:
-        self.outputs[name] = output.clone()
-
-
 def context_of(ranks: Ranks, recorder: Recorder) -> Context:
     numerics = Numerics("invariant", torch.bfloat16, deterministic=True)
     source = RandomWeights(FEW, 7, CUDA)
@@ -160,7 +149,7 @@ def test_experts_together_have_the_bits_of_one_by_one(ranks: Ranks) -> None:
     from workers.model import triton_rows
     from workers.model.grouped_experts import GroupedExperts
 
-    keeping = Keeping()
+    keeping = Kept()
     together = GroupedExperts(context_of(ranks, NullRecorder()), "layers.0.mlp")
     told = GroupedExperts(context_of(ranks, keeping), "layers.0.mlp")
     alone = SeparateExperts(context_of(ranks, NullRecorder()), "layers.0.mlp")

@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tests.gpu.kept import Kept
 from tests.workers.model.packing import NANO, Server, build, prompt
 from workers.gemm.targets import find_target
 from workers.model.cache import LatentCache
 from workers.model.config import PRESETS, ModelConfig
 from workers.model.numerics import Numerics
-from workers.model.recorder import NullRecorder
+from workers.model.recorder import NullRecorder, Tensors
 from workers.model.sharding import Ranks
 
 CUDA = torch.device("cuda")
@@ -23,7 +24,6 @@ WIDE = replace(PRESETS["deepseek-v3-layer"], num_hidden_layers=2, n_routed_exper
 # Its layer of experts alone: peers that compile for every weight have five to compile.
 FEW = replace(WIDE, num_hidden_layers=1, first_k_dense_replace=0)
 LONG = prompt(700, seed=1)
-Inputs = tuple[torch.Tensor, ...]
 
 
 def serve(numerics: Numerics, config: ModelConfig = NANO) -> Server:
@@ -39,18 +39,6 @@ def test_float32_logits_are_those_of_the_cpu(deterministic: bool) -> None:
     assert torch.allclose(got.cpu(), wanted, rtol=1e-3, atol=1e-3)
 
 
-class Kept(NullRecorder):
-    """Copies of what every operation gave."""
-
-    active = True
-
-    def __init__(self) -> None:
-        self.outputs: dict[str, torch.Tensor] = {}
-
-    def op(self, name: str, kind: str, implementation: str, inputs: Inputs, output: torch.Tensor, **_: object) -> None:
-        self.outputs[name] = output.clone()
-
-
 class Led(NullRecorder):
     """Notes how far every operation is from what was kept, and puts that in its place: the next starts from equals.
 
@@ -63,7 +51,7 @@ class Led(NullRecorder):
         self._kept = kept
         self.errors: dict[str, tuple[str, float]] = {}
 
-    def op(self, name: str, kind: str, implementation: str, inputs: Inputs, output: torch.Tensor, **_: object) -> None:
+    def op(self, name: str, kind: str, implementation: str, inputs: Tensors, output: torch.Tensor, **_: object) -> None:
         wanted = self._kept.get(name)
         if wanted is None:
             return
