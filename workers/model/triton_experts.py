@@ -15,7 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
-from workers.model.triton_rows import quantised_blocks
+from workers.model.triton_rows import gated, quantised_blocks
 
 _BLOCKS_AT_ONCE = 8
 _CHOICES_AT_ONCE = {64: 2, 512: 4, 4096: 8}  # of a program, and its warps
@@ -221,7 +221,7 @@ def _silu_multiply_quantise(
         inside = columns < n
         gate = tl.load(gate_up + choice * 2 * n + columns, mask=inside, other=0.0).to(tl.float32)
         up = tl.load(gate_up + choice * 2 * n + n + columns, mask=inside, other=0.0).to(tl.float32)
-        product = (gate / (1.0 + tl.exp(-gate)) * up).to(gate_up.dtype.element_ty)
+        product = gated(gate, up).to(gate_up.dtype.element_ty)
         if activated is not None:
             tl.store(activated + choice * n + columns, product, mask=inside)
         code, scale = quantised_blocks(product)

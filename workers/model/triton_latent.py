@@ -12,6 +12,7 @@ import triton.language as tl
 
 from workers.model.ops import Parts
 from workers.model.rope import Tables
+from workers.model.triton_norms import normed_row
 
 _HEADS = 16
 
@@ -74,9 +75,7 @@ def _latent(
     to, kept = both + row * (VALUE + ROPE), latents + tl.load(slots + row) * (VALUE + ROPE)
 
     x = tl.load(c_kv + row * stride_c_kv + value).to(tl.float32)
-    mean = tl.sum(x * x, axis=0) / VALUE
-    normed = x * (1.0 / tl.sqrt(mean + eps)) * tl.load(weight + value).to(tl.float32)
-    normed = normed.to(both.dtype.element_ty)
+    normed = normed_row(x, tl.load(weight + value), VALUE, eps).to(both.dtype.element_ty)
     tl.store(to + value, normed)
     tl.store(kept + value, normed)
 

@@ -73,7 +73,7 @@ def _sum(x: tl.tensor, y: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _normed(values: tl.tensor, weight: tl.tensor, size: tl.tensor, eps: tl.tensor) -> tl.tensor:
+def normed_row(values: tl.tensor, weight: tl.tensor, size: tl.tensor, eps: tl.tensor) -> tl.tensor:
     """Float32 ``values`` of a row, zeros behind ``size``, times their ``weight``."""
     mean = tl.sum(values * values, axis=0) / size
     return values * (1.0 / tl.sqrt(mean + eps)) * weight.to(tl.float32)
@@ -100,7 +100,7 @@ def _rms_norm(
     if added is not None:
         values = _sum(values, tl.load(added + source * size + columns, mask=inside, other=0.0))
         tl.store(total + row * size + columns, values, mask=inside)
-    scaled = _normed(values.to(tl.float32), tl.load(weight + columns, mask=inside, other=0.0), size, eps)
+    scaled = normed_row(values.to(tl.float32), tl.load(weight + columns, mask=inside, other=0.0), size, eps)
     tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
 
 
@@ -129,7 +129,7 @@ def _rms_norm_quantise(
         values = _sum(values, tl.load(added + to, mask=inside, other=0.0))
         tl.store(total + to, values, mask=inside)
     wide = values.to(tl.float32)
-    scaled = _normed(wide, tl.load(weight + columns, mask=inside, other=0.0), size, eps).to(x.dtype.element_ty)
+    scaled = normed_row(wide, tl.load(weight + columns, mask=inside, other=0.0), size, eps).to(x.dtype.element_ty)
     if normed is not None:
         tl.store(normed + to, scaled, mask=inside)
     blocks: tl.constexpr = WIDTH // SIZE

@@ -97,13 +97,19 @@ def _embed(
 
 
 @triton.jit
+def gated(gate: tl.tensor, up: tl.tensor) -> tl.tensor:
+    """silu(gate) * up of float32."""
+    return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@triton.jit
 def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < size
     gate = tl.load(gate_up + row * 2 * size + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * size + size + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * size + columns, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * size + columns, gated(gate, up).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -145,7 +151,7 @@ def _silu_multiply_quantise(
     gates = gate_up + row * 2 * blocks * SIZE + (block + block // piece * piece)[:, None] * SIZE + within
     gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gates + piece * SIZE, mask=inside, other=0.0).to(tl.float32)
-    product = (gate / (1.0 + tl.exp(-gate)) * up).to(gate_up.dtype.element_ty)
+    product = gated(gate, up).to(gate_up.dtype.element_ty)
     to = row * blocks * SIZE + block[:, None] * SIZE + within
     if activated is not None:
         tl.store(activated + to, product, mask=inside)
