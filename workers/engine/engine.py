@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from specs.errors import UsageError
+from workers.engine.decode_graphs import DecodeGraphs, Forward
 from workers.engine.packing import PackedStep, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
@@ -87,6 +88,9 @@ class Engine:
             dtype=model.numerics.dtype,
             device=model.device,
         )
+        self._forward: Forward = lambda step: model.forward(step, self._cache)
+        if model.device.type == "cuda":
+            self._forward = DecodeGraphs(self._forward, self._recorder, options.page_size)
         self._pool = PagePool(options.pages)
         self._prefix_cache = PrefixCache(self._pool, options.page_size) if options.prefix_cache else None
         self._limits = Limits(config.vocab_size, config.max_position_embeddings, options.pages, options.page_size)
@@ -124,8 +128,7 @@ class Engine:
         steps = tokens = 0
         while pieces := scheduler.next_step():
             packed = pack(pieces, self._options.page_size, self._device)
-            # What a CUDA graph of decoding would hold is this one call: a function of the step's tensors.
-            logits = self._model.forward(packed.step, self._cache)
+            logits = self._forward(packed.step)
             for piece in pieces:
                 scheduler.computed(piece)
             self._keep(pieces, packed, logits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -9,6 +11,16 @@ import torch
 from workers.model.step import Step
 
 Tensors = tuple[torch.Tensor, ...]
+
+
+class GraphRecord(Protocol):
+    """Of a pass that a CUDA graph holds."""
+
+    def end(self) -> None:
+        """The pass has ended; what is enqueued now is still captured."""
+
+    def replay(self, graph: torch.cuda.CUDAGraph, step: Step) -> None:
+        """Replay it for ``step``: all that the pass was told to have done is done again."""
 
 
 class Recorder(Protocol):
@@ -23,6 +35,13 @@ class Recorder(Protocol):
     @property
     def active(self) -> bool:
         """False: nothing is kept, and callers need not keep for it what an operation writes over."""
+
+    @property
+    def graphs(self) -> bool:
+        """Whether passes may be replayed from graphs now."""
+
+    def capturing(self) -> AbstractContextManager[GraphRecord]:
+        """Passes within it are of no step. The last one goes into a graph."""
 
     def begin(self, step: Step) -> None:
         """A forward pass begins."""
@@ -74,6 +93,17 @@ class NullRecorder:
     """Keeps nothing."""
 
     active = False
+    graphs = True
+
+    @contextmanager
+    def capturing(self) -> Iterator[GraphRecord]:
+        yield self
+
+    def end(self) -> None:
+        pass
+
+    def replay(self, graph: torch.cuda.CUDAGraph, step: Step) -> None:
+        graph.replay()
 
     def begin(self, step: Step) -> None:
         pass

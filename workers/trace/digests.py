@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -11,6 +13,24 @@ from workers.trace.trace import Digests
 
 _ARENA_ROWS = 1 << 16
 _DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Digests of several tensors, still on the device."""
+
+    arenas: tuple[torch.Tensor, ...]
+    places: tuple[tuple[int, int, int], ...]
+    """Of each tensor its arena, first row there, and rows."""
+
+    def copy(self) -> Found:
+        """What is there now, or will be once the device has come to it."""
+        return Found(tuple([arena.clone() for arena in self.arenas]), self.places)
+
+    def fetch(self) -> list[Digests]:
+        """Waits for the device."""
+        fetched = [arena.cpu().numpy().view(np.uint64) for arena in self.arenas]
+        return [fetched[arena][start : start + count] for arena, start, count in self.places]
 
 
 class Digester:
@@ -26,10 +46,10 @@ class Digester:
         self._arenas: list[torch.Tensor] = []
         self._address = self._left = 0
         """Of the last arena: of the next digest, and rows that are left."""
-        self._found: list[tuple[int, int, int]] = []
+        self._places: list[tuple[int, int, int]] = []
 
     def rows(self, tensor: torch.Tensor, rows: Rows) -> int:
-        """Digest rows that are in the memory of ``tensor``; the place of their digests in what ``finish`` gives."""
+        """Digest rows that are in the memory of ``tensor``; the place of their digests in what ``found`` gives."""
         count = rows[1]
         if count > self._left or not self._arenas:
             self._extend(count)
@@ -37,24 +57,28 @@ class Digester:
             self._waiting.add(tensor, rows, self._address)
         elif count:
             self._digest(rows, self._address)
-        self._found.append((len(self._arenas) - 1, self._arenas[-1].shape[0] - self._left, count))
+        self._places.append((len(self._arenas) - 1, self._arenas[-1].shape[0] - self._left, count))
         self._address += count * _DIGEST_BYTES
         self._left -= count
-        return len(self._found) - 1
+        return len(self._places) - 1
 
     def launch(self) -> None:
         """Tensors may be written over from now on."""
         if self._waiting is not None:
             self._waiting.launch()
 
-    def finish(self) -> list[Digests]:
-        """All digests since the last time, in order. Waits for the device."""
+    def found(self) -> Found:
+        """All digests since the last time, in order."""
         self.launch()
-        ends = {arena: start + count for arena, start, count in self._found}
-        fetched = [arena[: ends[i]].cpu().numpy().view(np.uint64) for i, arena in enumerate(self._arenas)]
-        found = [fetched[arena][start : start + count] for arena, start, count in self._found]
-        self._arenas, self._left, self._found = [], 0, []
+        ends = {arena: start + count for arena, start, count in self._places}
+        arenas = tuple([arena[: ends[i]] for i, arena in enumerate(self._arenas)])
+        found = Found(arenas, tuple(self._places))
+        self._arenas, self._left, self._places = [], 0, []
         return found
+
+    def finish(self) -> list[Digests]:
+        """``found``, fetched."""
+        return self.found().fetch()
 
     def _extend(self, count: int) -> None:
         self._arenas.append(torch.zeros(max(_ARENA_ROWS, count), 2, dtype=torch.int64, device=self._device))

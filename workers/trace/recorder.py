@@ -6,14 +6,15 @@ It is idle until told, and then costs a branch an operation. Nothing waits for t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from workers.model.recorder import Tensors
+from workers.model.recorder import GraphRecord, Tensors
 from workers.model.step import Step
-from workers.trace.digests import Digester, contiguous, flat_rows, rows_of, weight_digest
+from workers.trace.digests import Digester, Found, contiguous, flat_rows, rows_of, weight_digest
 from workers.trace.trace import COLLECTIVES, Digests, Trace, TracedOp, TracedStep
 
 
@@ -55,6 +56,10 @@ class _Op:
 class _Step:
     call: int
     step: Step
+    replayed: Sequence[_Op] = ()
+    """Operations that a graph's replay did first, with digests of their own."""
+    found: Found | None = None
+    """Those digests."""
     ops: list[_Op] = field(default_factory=list)
 
 
@@ -64,10 +69,11 @@ class TraceRecorder:
     def __init__(self, device: torch.device, page_size: int) -> None:
         self.active = False
         self.captured: Captured | None = None
-        self._page_size = page_size
+        self._device, self._page_size = device, page_size
         self._digester = Digester(device)
         self._weights: dict[str, tuple[bytes, ...]] = {}
         self._seen: dict[Hashable, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self._capturing = False
         self._begin_again(None)
 
     def trace(self) -> None:
@@ -92,15 +98,44 @@ class TraceRecorder:
         self._begin_again(None)
         return Trace(steps, self._page_size)
 
+    @property
+    def graphs(self) -> bool:
+        """Not while tensors are to be kept."""
+        return self._wish is None
+
+    @contextmanager
+    def capturing(self) -> Iterator[GraphRecord]:
+        self._digester.launch()
+        usual, self._capturing = self._digester, True
+        try:
+            yield _PassInGraph(self)
+        finally:
+            self._digester, self._capturing = usual, False
+
     def begin(self, step: Step) -> None:
-        if self.active:
-            self._digester.launch()
-            self._seen.clear()
-            self._passes += 1
-            self._count = step.tokens.shape[0]
-            if self._wish is None:
-                self._steps.append(_Step(self._call, step))
-                self._ops = self._steps[-1].ops
+        if not self.active:
+            return
+        self._seen.clear()
+        if self._capturing:
+            # Nothing that waits from another pass may be captured.
+            self._digester, self._ops = Digester(self._device), list[_Op]()
+            return
+        self._digester.launch()
+        self._passes += 1
+        self._count = step.tokens.shape[0]
+        if self._wish is None:
+            self._begin_step(_Step(self._call, step))
+
+    def captured_pass(self) -> tuple[Sequence[_Op], Found]:
+        """What was told since ``begin``, with digests that are made again by each replay of the graph."""
+        return self._ops, self._digester.found()
+
+    def replay(self, graph: torch.cuda.CUDAGraph, step: Step, ops: Sequence[_Op], found: Found) -> None:
+        """Replay the graph of a ``captured_pass``, and take it for a step that was told."""
+        self._digester.launch()  # what waits may lie where the graph writes
+        self._seen.clear()
+        graph.replay()
+        self._begin_step(_Step(self._call, step, ops, found.copy()))
 
     def op(
         self,
@@ -127,6 +162,10 @@ class TraceRecorder:
         self._ops.append(_Op(name, kind, implementation, tokens, given, found, self._weights[name], shapes))
         if kind in COLLECTIVES:
             self._digester.launch()
+
+    def _begin_step(self, step: _Step) -> None:
+        self._steps.append(step)
+        self._ops = step.ops
 
     def _capture(self, inputs: Tensors, output: torch.Tensor, weights: Tensors, tokens: torch.Tensor | None) -> None:
         rows = None if tokens is None else tokens.cpu()
@@ -157,6 +196,24 @@ class TraceRecorder:
         self._seen.clear()
 
 
+class _PassInGraph:
+    """``workers.model.recorder.GraphRecord`` of a ``TraceRecorder``."""
+
+    def __init__(self, recorder: TraceRecorder) -> None:
+        self._recorder = recorder
+        self._told: tuple[Sequence[_Op], Found] | None = None
+
+    def end(self) -> None:
+        if self._recorder.active:
+            self._told = self._recorder.captured_pass()
+
+    def replay(self, graph: torch.cuda.CUDAGraph, step: Step) -> None:
+        if self._told is None:
+            graph.replay()
+        else:
+            self._recorder.replay(graph, step, *self._told)
+
+
 def _copies(tensors: Tensors) -> Tensors:
     return tuple(map(_copy, tensors))
 
@@ -168,9 +225,25 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 def _step(given: _Step, digests: list[Digests]) -> TracedStep:
     step = given.step
+    ops = _ops(given.ops, digests)
+    if given.found is not None:
+        ops = _ops(given.replayed, given.found.fetch()) + ops
+    return TracedStep(
+        call=given.call,
+        labels=step.labels,
+        starts=step.starts,
+        lengths=step.lengths,
+        positions=step.positions.cpu().numpy(),
+        slots=step.slots.cpu().numpy(),
+        page_tables=step.page_tables.cpu().numpy(),
+        ops=ops,
+    )
+
+
+def _ops(given: Sequence[_Op], digests: list[Digests]) -> tuple[TracedOp, ...]:
     # One list of rows serves many operations: it is fetched once.
-    rows = {id(op.tokens): op.tokens.cpu().numpy() for op in given.ops if op.tokens is not None}
-    ops = tuple(
+    rows = {id(op.tokens): op.tokens.cpu().numpy() for op in given if op.tokens is not None}
+    return tuple(
         TracedOp(
             name=op.name,
             kind=op.kind,
@@ -181,15 +254,5 @@ def _step(given: _Step, digests: list[Digests]) -> TracedStep:
             weights=op.weights,
             shapes=op.shapes,
         )
-        for op in given.ops
-    )
-    return TracedStep(
-        call=given.call,
-        labels=step.labels,
-        starts=step.starts,
-        lengths=step.lengths,
-        positions=step.positions.cpu().numpy(),
-        slots=step.slots.cpu().numpy(),
-        page_tables=step.page_tables.cpu().numpy(),
-        ops=ops,
+        for op in given
     )
