@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,9 +13,9 @@ from workers.engine.sampling import Wanted, gumbel_noise, sample
 VOCABULARY = 129280
 
 
-def logits(rows: int) -> torch.Tensor:
+def logits(rows: int, vocabulary: int = VOCABULARY) -> torch.Tensor:
     generator = torch.Generator("cuda").manual_seed(rows)
-    return torch.randn((rows, VOCABULARY), generator=generator, device="cuda") * 3
+    return torch.randn((rows, vocabulary), generator=generator, device="cuda") * 3
 
 
 @pytest.mark.parametrize("function", ["exp", "log"])
@@ -38,11 +40,34 @@ def test_a_row_does_not_depend_on_the_others(temperature: float) -> None:
             assert found == (tokens[part], logprobs[part])
 
 
-def test_logprobs_are_right() -> None:
-    values = logits(8)
-    tokens, logprobs = sample(values, [Wanted(None)] * 8, deterministic=True)
-    exact = torch.log_softmax(values.double(), 1)[torch.arange(8), torch.tensor(tokens)]
-    assert torch.tensor(logprobs, dtype=torch.float64).cuda().sub(exact).abs().max() < 1e-6
+def test_a_row_does_not_depend_on_its_place_in_memory() -> None:
+    values = logits(5, 4099)
+    whole = sample(values, [Wanted(None)] * 5, deterministic=True)
+    for row in range(5):
+        assert sample(values[row : row + 1], [Wanted(None)], deterministic=True) == (
+            whole[0][row:][:1],
+            whole[1][row:][:1],
+        )
+
+
+@pytest.mark.parametrize("vocabulary", [1, 300, 4096, VOCABULARY])
+def test_logprobs_are_rounded_once(vocabulary: int) -> None:
+    values = logits(200, vocabulary)
+    given = [row % vocabulary for row in range(200)]
+    _, logprobs = sample(values, [Wanted(token) for token in given], deterministic=True)
+    exact = torch.log_softmax(values.double(), 1)[torch.arange(200), torch.tensor(given)]
+    assert logprobs == exact.float().tolist()
+
+
+def test_infinities_and_nan_are_their_rows_alone() -> None:
+    values = logits(4)
+    values[0, 5] = torch.nan
+    values[1, 10_000:] = -torch.inf
+    values[2, :100_000] = -torch.inf
+    tokens, logprobs = sample(values, [Wanted(None)] * 4, deterministic=True)
+    assert math.isnan(logprobs[0])
+    exact = torch.log_softmax(values.double(), 1)[torch.arange(4), torch.tensor(tokens)]
+    assert logprobs[1:] == exact[1:].float().tolist()
 
 
 def test_of_equal_logits_the_first_is_taken() -> None:

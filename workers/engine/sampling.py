@@ -78,6 +78,10 @@ def _torch_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """In float64, rounded once. Every operation is on single elements or, as the maximum, has no rounding."""
+    if logits.is_cuda:
+        from workers.engine import triton_sampling
+
+        return triton_sampling.logprobs(logits.contiguous(), tokens)
     top = logits.amax(dim=1, keepdim=True)
     rows, vocabulary = logits.shape
     width = 1 << (vocabulary - 1).bit_length()
