@@ -1,8 +1,9 @@
-"""CUDA graphs of work that may not be capturable."""
+"""CUDA graphs of work that may not be capturable, and branches in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,3 +28,30 @@ def capture(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGrap
             torch.cuda.synchronize()
             return None
     return graph
+
+
+class Branch:
+    """Work that runs beside what is enqueued after it, where a graph is captured; elsewhere it is enqueued like all."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._forked = False
+
+    @contextmanager
+    def fork(self, wanted: bool) -> Iterator[None]:
+        """Enqueue the branch within it. What it makes may not be used before ``join``. ``wanted`` False: no branch."""
+        self._forked = wanted and torch.cuda.is_current_stream_capturing()
+        if not self._forked:
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """What is enqueued from now on comes after the branch."""
+        if self._forked:
+            assert self._stream is not None
+            torch.cuda.current_stream().wait_stream(self._stream)

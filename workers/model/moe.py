@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from workers.graphs import Branch
 from workers.model.context import Context
 from workers.model.experts import make_experts
 from workers.model.linear import Rows, read_plain, stacked
@@ -23,10 +24,14 @@ class MixtureOfExperts:
         self._experts = make_experts(context, self._name)
         width = context.config.shared_intermediate_size
         self._shared = MLP(context, f"{self._name}.shared_experts", width)
+        self._beside = Branch()
 
     def __call__(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         """(T, hidden), normalised, and as linears take it, to the sum over all experts and ranks (T, hidden)."""
         context, name = self._context, self._name
+        # Routing leaves the memory idle that the shared expert's weights come from.
+        with self._beside.fork(x.is_cuda and not context.recorder.active):
+            shared_parts = self._shared(rows)
         logits = context.ops.matmul(x, self._gate, torch.float32)
         context.ran(f"{name}.gate", "matmul", (x,), logits, weights=(self._gate,))
         routing = context.ops.route(logits, self._bias, context.config, context.pieces)
@@ -34,8 +39,9 @@ class MixtureOfExperts:
             context.ran(f"{name}.router.{part}", "router", (logits,), tensor, weights=(self._bias,))
         outputs = self._experts(rows, routing.experts)
         context.moved(f"{name}.experts", "concatenate", (outputs.flatten(0, 1),), outputs)
+        self._beside.join()
         partials = []
-        for piece, weights, shared in zip(context.pieces, routing.weights, self._shared(rows), strict=True):
+        for piece, weights, shared in zip(context.pieces, routing.weights, shared_parts, strict=True):
             total = context.ops.weighted_sum(outputs, weights, shared)
             given = outputs, weights, shared
             partials.append(context.ran(f"{name}.expert_sum.{piece}", "weighted_sum", given, total))

@@ -16,6 +16,7 @@ from itertools import pairwise
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model import hopper_attention
 from workers.model.ops import AttentionShape
@@ -103,11 +104,11 @@ def attention(q: torch.Tensor, latents: torch.Tensor, plan: Plan, shape: Attenti
         operands = q, latents, *over, *pages, heads, parts, shape.scale
         if hopper:
             kernel = hopper_attention.one_tile[count, groups, parts]
-            kernel(*operands, **sizes, **more, ALONE=alone, num_warps=hopper_attention.WARPS)
+            kernel(*operands, **sizes, **more, ALONE=alone, num_warps=hopper_attention.WARPS, launch_pdl=True)
         else:
             _one_split[count, groups, parts](*operands, **sizes, **more, KEYS=_KEYS, num_warps=8, num_stages=1)
         if parts > 1:
-            _combine[count * tokens_at_once, heads](*over, heads, parts, **sizes)
+            _combine[count * tokens_at_once, heads](*over, heads, parts, **sizes, launch_pdl=True)
     return out
 
 
@@ -205,6 +206,8 @@ def _combine(
     TOKENS: tl.constexpr,
 ) -> None:
     """The splits of one token and head, if there are several, added as ``hopper_attention.one_tile`` adds them."""
+    gdc_wait()
+    gdc_launch_dependents()
     tile, place, head = tl.program_id(0) // TOKENS, tl.program_id(0) % TOKENS, tl.program_id(1)
     token, end = tl.load(starts + tile) + place, tl.load(starts + tile + 1)
     if token >= end:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model.ops import Parts
 from workers.model.rope import Tables
@@ -29,10 +30,10 @@ def latent(
     """``Ops.latent``; rows of ``c_kv`` and ``key`` are contiguous."""
     (tokens, value), rope = c_kv.shape, key.shape[1]
     both = torch.empty(tokens, value + rope, dtype=c_kv.dtype, device=c_kv.device)
+    operands = c_kv, key, weight, *tables, both, latents, slots
     strides = c_kv.stride(0), key.stride(0), tables[0].stride(0)
-    _latent[(tokens,)](
-        c_kv, key, weight, *tables, both, latents, slots, *strides, eps, VALUE=value, ROPE=rope, enable_fp_fusion=False
-    )
+    sizes = {"VALUE": value, "ROPE": rope}
+    _latent[(tokens,)](*operands, *strides, eps, **sizes, enable_fp_fusion=False, launch_pdl=True)
     return both[:, :value], both[:, value:], both
 
 
@@ -41,7 +42,8 @@ def rotate(x: torch.Tensor, tables: Tables, out: torch.Tensor) -> torch.Tensor:
     tokens, heads, rope = x.shape
     strides = *x.stride()[:2], *out.stride()[:2], tables[0].stride(0)
     grid = (tokens, triton.cdiv(heads, _HEADS))
-    _rotate[grid](x, *tables, out, *strides, heads, HEADS=_HEADS, ROPE=rope, enable_fp_fusion=False)
+    sizes = {"HEADS": _HEADS, "ROPE": rope}
+    _rotate[grid](x, *tables, out, *strides, heads, **sizes, enable_fp_fusion=False, launch_pdl=True)
     return out
 
 
@@ -70,6 +72,8 @@ def _latent(
     VALUE: tl.constexpr,
     ROPE: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     value, rope, half = tl.arange(0, VALUE), tl.arange(0, ROPE), tl.arange(0, ROPE // 2)
     to, kept = both + row * (VALUE + ROPE), latents + tl.load(slots + row) * (VALUE + ROPE)
@@ -101,6 +105,8 @@ def _rotate(
     HEADS: tl.constexpr,
     ROPE: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     rope, half = tl.arange(0, ROPE)[None, :], tl.arange(0, ROPE // 2)[None, :]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 _COLUMNS = 64  # of the smallest tile
 _PROGRAMS = 128  # about as many as a GPU runs at once
@@ -77,10 +78,10 @@ def _products(
     strides = (*x.stride(), *weight.stride(), *parts.stride()[:3])
     shape = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
     stages = min(tile.stages, depth // tile.depth + 1)  # memory of others would keep programs away
-    _tile_product[grid](x, weight, parts, rows, n, k, depth, *strides, **shape, num_stages=stages)
+    _tile_product[grid](x, weight, parts, rows, n, k, depth, *strides, **shape, num_stages=stages, launch_pdl=True)
     if count > 1:
         total, size = torch.empty(heads, rows, n, dtype=out_dtype, device=x.device), heads * rows * n
-        _ordered_sum[(triton.cdiv(size, 1024),)](parts, total, size, COUNT=count, SIZE=1024)
+        _ordered_sum[(triton.cdiv(size, 1024),)](parts, total, size, COUNT=count, SIZE=1024, launch_pdl=True)
         return total if out is None else out.copy_(total)
     return to
 
@@ -107,6 +108,8 @@ def _tile_product(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     # Tiles go down the rows first, so that those that run together share the weight's columns in the L2.
     down = tl.cdiv(m, ROWS)
     rows = tl.program_id(0) % down * ROWS + tl.arange(0, ROWS)
@@ -129,6 +132,8 @@ def _tile_product(
 
 @triton.jit
 def _ordered_sum(parts: tl.tensor, out: tl.tensor, size: tl.tensor, COUNT: tl.constexpr, SIZE: tl.constexpr) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros((SIZE,), dtype=tl.float32)
     for part in range(COUNT):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
 from workers.model.triton_rows import quantised_blocks
@@ -20,7 +21,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     rows, size = x.shape
     out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
     width = triton.next_power_of_2(size)
-    _rms_norm[(rows,)](x, None, None, weight, None, out, size, x.stride(0), eps, WIDTH=width, num_warps=_WARPS)
+    sizes = size, x.stride(0), eps
+    _rms_norm[(rows,)](x, None, None, weight, None, out, *sizes, WIDTH=width, num_warps=_WARPS, launch_pdl=True)
     return out
 
 
@@ -31,7 +33,8 @@ def add_rms_norm(
     count, size = len(rows), x.shape[1]
     total, out = torch.empty(2, count, size, dtype=x.dtype, device=x.device)
     width = triton.next_power_of_2(size)
-    _rms_norm[(count,)](x, added, rows, weight, total, out, size, size, eps, WIDTH=width, num_warps=_WARPS)
+    sizes = size, size, eps
+    _rms_norm[(count,)](x, added, rows, weight, total, out, *sizes, WIDTH=width, num_warps=_WARPS, launch_pdl=True)
     return total, out
 
 
@@ -63,6 +66,7 @@ def rms_norm_quantise(
         WIDTH=triton.next_power_of_2(size),
         SIZE=BLOCK,
         num_warps=_WARPS,
+        launch_pdl=True,
     )
     return total, normed, codes, scales
 
@@ -93,14 +97,17 @@ def _rms_norm(
     WIDTH: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
-    source = row if index is None else tl.load(index + row)
     columns = tl.arange(0, WIDTH)
     inside = columns < size
+    factors = tl.load(weight + columns, mask=inside, other=0.0)
+    gdc_wait()
+    gdc_launch_dependents()
+    source = row if index is None else tl.load(index + row)
     values = tl.load(x + source * stride + columns, mask=inside, other=0.0)
     if added is not None:
         values = _sum(values, tl.load(added + source * size + columns, mask=inside, other=0.0))
         tl.store(total + row * size + columns, values, mask=inside)
-    scaled = normed_row(values.to(tl.float32), tl.load(weight + columns, mask=inside, other=0.0), size, eps)
+    scaled = normed_row(values.to(tl.float32), factors, size, eps)
     tl.store(out + row * size + columns, scaled.to(out.dtype.element_ty), mask=inside)
 
 
@@ -124,12 +131,14 @@ def _rms_norm_quantise(
     columns = tl.arange(0, WIDTH)
     inside = columns < size
     to = row * size + columns
+    factors = tl.load(weight + columns, mask=inside, other=0.0)
+    gdc_wait()
+    gdc_launch_dependents()
     values = tl.load(x + row * stride + columns, mask=inside, other=0.0)
     if added is not None:
         values = _sum(values, tl.load(added + to, mask=inside, other=0.0))
         tl.store(total + to, values, mask=inside)
-    wide = values.to(tl.float32)
-    scaled = normed_row(wide, tl.load(weight + columns, mask=inside, other=0.0), size, eps).to(x.dtype.element_ty)
+    scaled = normed_row(values.to(tl.float32), factors, size, eps).to(x.dtype.element_ty)
     if normed is not None:
         tl.store(normed + to, scaled, mask=inside)
     blocks: tl.constexpr = WIDTH // SIZE

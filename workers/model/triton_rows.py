@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
 
@@ -19,7 +20,8 @@ def embed(tokens: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor
     """Rows ``tokens`` (T,) int64 less ``first`` of ``table`` (V, n), contiguous: (T, n), zeros where it has none."""
     size = table.shape[1]
     out = torch.empty(len(tokens), size, dtype=table.dtype, device=table.device)
-    _embed[(len(tokens), triton.cdiv(size, _WIDTH))](tokens, table, out, first, *table.shape, WIDTH=_WIDTH)
+    grid = (len(tokens), triton.cdiv(size, _WIDTH))
+    _embed[grid](tokens, table, out, first, *table.shape, WIDTH=_WIDTH, launch_pdl=True)
     return out
 
 
@@ -29,7 +31,8 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     codes = torch.empty(rows, k, dtype=FP8, device=x.device)
     scales = torch.empty(k // BLOCK, rows, dtype=torch.float32, device=x.device).t()
     grid = (rows, triton.cdiv(k // BLOCK, _BLOCKS_AT_ONCE))
-    _quantise[grid](x, codes, scales, k // BLOCK, x.stride(0), k, scales.stride(1), BLOCKS=_BLOCKS_AT_ONCE, SIZE=BLOCK)
+    operands = x, codes, scales, k // BLOCK, x.stride(0), k, scales.stride(1)
+    _quantise[grid](*operands, BLOCKS=_BLOCKS_AT_ONCE, SIZE=BLOCK, launch_pdl=True)
     return codes, scales
 
 
@@ -37,7 +40,7 @@ def silu_multiply(gate_up: torch.Tensor) -> torch.Tensor:
     """(T, 2 n), contiguous, to silu of the first half times the second (T, n)."""
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device)
-    _silu_multiply[(rows, triton.cdiv(size, _WIDTH))](gate_up, out, size, WIDTH=_WIDTH)
+    _silu_multiply[(rows, triton.cdiv(size, _WIDTH))](gate_up, out, size, WIDTH=_WIDTH, launch_pdl=True)
     return out
 
 
@@ -64,6 +67,7 @@ def silu_multiply_quantise(
         scales.stride(1),
         BLOCKS=_BLOCKS_AT_ONCE,
         SIZE=BLOCK,
+        launch_pdl=True,
     )
     return activated, codes, scales
 
@@ -75,7 +79,8 @@ def weighted_sum(outputs: torch.Tensor, weights: torch.Tensor, onto: torch.Tenso
     """
     rows, count, size = outputs.shape
     out = torch.empty_like(onto)
-    _weighted_sum[(rows, triton.cdiv(size, _WIDTH))](outputs, weights, onto, out, size, COUNT=count, WIDTH=_WIDTH)
+    grid = (rows, triton.cdiv(size, _WIDTH))
+    _weighted_sum[grid](outputs, weights, onto, out, size, COUNT=count, WIDTH=_WIDTH, launch_pdl=True)
     return out
 
 
@@ -89,6 +94,8 @@ def _embed(
     size: tl.tensor,
     WIDTH: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     place = tl.load(tokens + row) - first
@@ -104,6 +111,8 @@ def gated(gate: tl.tensor, up: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: tl.constexpr) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < size
@@ -144,6 +153,8 @@ def _silu_multiply_quantise(
     SIZE: tl.constexpr,
 ) -> None:
     """``piece`` blocks of gates stand before as many of the same piece that they are multiplied with."""
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     within = tl.arange(0, SIZE)[None, :]
@@ -170,6 +181,8 @@ def _weighted_sum(
     COUNT: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < size
@@ -195,6 +208,8 @@ def _quantise(
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
 ) -> None:
+    gdc_wait()
+    gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
