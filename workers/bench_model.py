@@ -1,6 +1,7 @@
 """Times a model's forward pass on one device: decoding beside the time to read its weights, and prefill by operation.
 
-Logits are part of a pass, sampling is not. Contexts are made of noise: only their length counts.
+Logits are part of a pass; what an engine does besides, with sampling, is timed by itself. A pass's contexts are made of
+noise: only their length counts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 
+from workers.engine.engine import Engine, EngineOptions
+from workers.engine.request import Request
 from workers.graphs import capture
 from workers.model.cache import LatentCache
 from workers.model.collectives import make_collective
@@ -28,6 +31,7 @@ from workers.timing import seconds_between, wall_seconds
 
 PAGE_SIZE = 64
 TURNS = 3
+ENGINE_STEPS = 64
 PASSES = 5
 """In a turn, one after the other: more than an L2 full of weights lies between two uses of one."""
 GEMMS = ("fp8_gemm", "matmul", "head_matmul")
@@ -42,6 +46,8 @@ class DecodeTime:
     batch: int
     seconds: float
     captured: bool
+    engine_seconds: float | None
+    """Of a step of the engine, which schedules, packs and samples besides. None on the CPU, where prompts take long."""
     weight_bytes: int
     """That the pass has to read: all but the embedding, and but those experts that no token went to."""
 
@@ -78,6 +84,9 @@ class ModelBench:
         )
         for layer in self._cache.layers:
             layer.normal_()
+        whole = -(-(context + ENGINE_STEPS + 1) // PAGE_SIZE)
+        options = EngineOptions(pages=batch * whole, page_size=PAGE_SIZE, chunk=8 * context, max_running=batch)
+        self._engine = Engine(self._model, options) if device.type == "cuda" else None
 
     def decode(self, batch: int) -> DecodeTime:
         """The median of ``TURNS``."""
@@ -88,12 +97,13 @@ class ModelBench:
         self._listener.told = None
         weight_bytes = _bytes_read(self._config, routed.experts)
         if self._device.type != "cuda":
-            return DecodeTime(batch, _median(lambda: wall_seconds(lambda: self._forward(step))), False, weight_bytes)
+            seconds = _median(lambda: wall_seconds(lambda: self._forward(step)))
+            return DecodeTime(batch, seconds, False, None, weight_bytes)
         graph = capture(lambda: self._forward(step))
         again: Callable[[], object] = graph.replay if graph is not None else lambda: self._forward(step)
         again()
         seconds = _median(lambda: seconds_between(lambda: [again() for _ in range(PASSES)]) / PASSES)
-        return DecodeTime(batch, seconds, graph is not None, weight_bytes)
+        return DecodeTime(batch, seconds, graph is not None, self._engine_seconds(batch), weight_bytes)
 
     def prefill(self, tokens: int) -> PrefillTime:
         """The median of ``TURNS``, by their sums. Takes at most ``context`` tokens."""
@@ -108,6 +118,23 @@ class ModelBench:
         self._listener.told = None
         found = sorted(times, key=lambda seconds: sum(seconds.values()))[TURNS // 2]
         return PrefillTime(tokens, sum(found.values()), found)
+
+    def _engine_seconds(self, batch: int) -> float | None:
+        """Of a step, the median of ``TURNS``. What is not in the prefix cache of the prompts is taken off."""
+        engine = self._engine
+        if engine is None:
+            return None
+        generator = torch.Generator().manual_seed(batch)
+        prompts = torch.randint(0, self._config.vocab_size, (batch, self._context), generator=generator).tolist()
+
+        def seconds(new_tokens: int) -> float:
+            requests = [Request(tuple(prompt), str(i), new_tokens) for i, prompt in enumerate(prompts)]
+            return wall_seconds(lambda: engine.generate(requests))
+
+        seconds(1 + ENGINE_STEPS)
+        found = _median(lambda: seconds(1 + ENGINE_STEPS) - seconds(1)) / ENGINE_STEPS
+        engine.flush_cache()
+        return found
 
     def _forward(self, step: Step) -> torch.Tensor:
         return self._model.forward(step, self._cache)

@@ -39,7 +39,7 @@ def _decode_table(ways: dict[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table("decode", box=None, title="milliseconds a pass, one token for each sequence", title_justify="left")
-    for heading in ("batch", "time", "x floor", "tokens/s", "graph"):
+    for heading in ("batch", "time", "x floor", "tokens/s", "graph", "engine's step"):
         table.add_column(heading, justify="right")
     for name, way in ways.items():
         for row in way["decode"]:
@@ -50,6 +50,7 @@ def _decode_table(ways: dict[str, Any]) -> Table:
                 "-" if row["times_floor"] is None else f"{row['times_floor']:.2f}",
                 f"{row['tokens_per_second']:.0f}",
                 "yes" if row["captured"] else "no",
+                "-" if row["engine_seconds"] is None else f"{row['engine_seconds'] * 1e3:.3f}",
             )
     return table
 

@@ -17,6 +17,7 @@ def test_a_small_model(gemm: str, deterministic: bool) -> None:
     for batch in (1, 4):
         timed = bench.decode(batch)
         assert timed.captured and 0 < timed.seconds < 1e-2
+        assert timed.engine_seconds is not None and timed.seconds < timed.engine_seconds < 1e-2
     prefill = bench.prefill(600)
     # Less than the head start that the host has, which is not in it.
     assert 0 < prefill.seconds < 4e-2
