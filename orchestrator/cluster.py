@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from specs.device import Device
 from specs.errors import InfrastructureError, UsageError
-from specs.job import Device, JobBase
+from specs.job import JobBase
 from specs.model_job import ModelJob
 from specs.result import Environment
 from specs.unit import Capacity, KernelUnit, WorkUnit

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.answers import answer_of, first_cause, first_line, is_bad
 from orchestrator.cluster import AGREE_ON, PREPARE_TIMEOUT_S, Cluster, check_agreement
+from specs.device import Device
 from specs.errors import InfrastructureError, UsageError
-from specs.job import Device
 from specs.model_job import CollectiveName, ModelJob, ModelTarget, Pack
 from specs.result import Environment
 from specs.unit import Capacity, ModelUnit, WorkUnit

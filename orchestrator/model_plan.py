@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specs.job import Device, Mode
+from specs.device import Device
+from specs.job import Mode
 from specs.model_job import ModelJob, ModelTarget
 from specs.unit import Capacity, ModelUnit
 from workers.drawing import prompt_names

@@ -7,8 +7,9 @@ from itertools import zip_longest
 from typing import Literal
 
 from orchestrator.model_plan import model_units
+from specs.device import Device
 from specs.errors import UsageError
-from specs.job import STRESS_ON, Device, Dtype, Property, Stress
+from specs.job import STRESS_ON, Dtype, Property, Stress
 from specs.kernel_job import KernelJob
 from specs.kinds import Job
 from specs.shapes import Shape

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails
 
+from specs.device import Device
 from specs.errors import nearest, shown
 
 
@@ -72,14 +73,6 @@ class Expectation(StrEnum):
     DETERMINISTIC = "deterministic"
     NONDETERMINISTIC = "nondeterministic"
     ANY = "any"
-
-
-class Device(StrEnum):
-    """`auto` is CUDA where the cluster has GPUs, else the CPU."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 _ANYWHERE = (Stress.QUIET, Stress.SHIFTED_ALLOCATIONS, Stress.POISONED_MEMORY)

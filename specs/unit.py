@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from specs.job import Device, Dtype, Mode, Part, Property, Stress
+from specs.device import Device
+from specs.job import Dtype, Mode, Part, Property, Stress
 from specs.kinds import Job
 from specs.model_job import PROPERTY_OF
 from specs.shapes import Shape

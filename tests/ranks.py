@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from specs.job import Device
+from specs.device import Device
 from specs.model_job import ModelJob
 from workers.rank import Rank
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specs.job import Device, Property
+from specs.device import Device
+from specs.job import Property
 from specs.result import Environment
 from specs.unit import KernelUnit
 from workers.failure import told

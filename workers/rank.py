@@ -6,8 +6,8 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from specs.device import Device
 from specs.errors import InfrastructureError
-from specs.job import Device
 from specs.model_job import ModelJob
 from specs.result import Environment
 from specs.unit import ModelUnit

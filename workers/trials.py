@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from specs.job import Device
+from specs.device import Device
 from specs.unit import KernelUnit, pool_rows
 
 EVERY_SIZE_TO = 256

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from orchestrator.cli.options import Json
-from specs.job import Device
+from specs.device import Device
 
 if TYPE_CHECKING:
     from rich.table import Table

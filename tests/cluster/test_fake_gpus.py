@@ -14,7 +14,7 @@ import ray
 from orchestrator.cluster import Cluster
 from orchestrator.gang import Gang
 from specs.errors import InfrastructureError
-from specs.job import Device
+from specs.device import Device
 from specs.unit import Capacity
 from tests.orchestrator.builders import model_job
 

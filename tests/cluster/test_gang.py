@@ -16,8 +16,8 @@ from orchestrator.gang import Gang, GangError, environment_of
 from orchestrator.plan import make_plan
 from orchestrator.run_folder import RunFolder
 from orchestrator.store import Store
+from specs.device import Device
 from specs.errors import InfrastructureError, UsageError
-from specs.job import Device
 from specs.model_job import ModelJob
 from specs.result import Outcome, RunRecord, RunStatus
 from specs.unit import Capacity

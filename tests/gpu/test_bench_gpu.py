@@ -5,7 +5,8 @@ import json
 import torch
 
 from orchestrator.speed import summary
-from specs.job import OWN_VARIANTS, Device, Dtype
+from specs.device import Device
+from specs.job import OWN_VARIANTS, Dtype
 from specs.shapes import Shape
 from tests.orchestrator.builders import unit
 from workers.bench_gpu import TARGETS, bench_gpu, warm_deep_gemm

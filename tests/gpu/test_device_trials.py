@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from specs.job import STRESS_ON, Device, Dtype, Property, Stress
+from specs.device import Device
+from specs.job import STRESS_ON, Dtype, Property, Stress
 from specs.shapes import Shape
 from specs.uniqueness import Cell, UniquenessTable
 from specs.unit import KernelUnit

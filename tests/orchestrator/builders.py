@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from specs.device import Device
 from specs.errors import ExitCode
-from specs.job import Device, Dtype, Expectation, Mode, Property, Stress
+from specs.job import Dtype, Expectation, Mode, Property, Stress
 from specs.kernel_job import KernelJob
 from specs.model_job import ModelJob
 from specs.result import (

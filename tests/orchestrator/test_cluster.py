@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import Cluster, check_agreement, connect, local
+from specs.device import Device
 from specs.errors import InfrastructureError, UsageError
-from specs.job import Device
 from tests.orchestrator.builders import environment, job
 
 

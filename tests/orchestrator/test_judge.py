@@ -7,8 +7,9 @@ import pytest
 
 from orchestrator.judge import flip_rate_bound, judge
 from orchestrator.plan import make_plan
+from specs.device import Device
 from specs.errors import ExitCode
-from specs.job import Device, Dtype, Property
+from specs.job import Dtype, Property
 from specs.result import Judgement, Measurement, Outcome, UnitFailure, UnitResult, Verdict
 from specs.uniqueness import Sighting, UniquenessTable
 from specs.unit import Capacity, KernelUnit, Plan

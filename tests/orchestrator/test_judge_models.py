@@ -8,8 +8,9 @@ from orchestrator.judge import judge
 from orchestrator.plan import make_plan
 from orchestrator.report.sglang import sglang_lines
 from orchestrator.summary import summarise_modes
+from specs.device import Device
 from specs.errors import ExitCode
-from specs.job import Device, Property
+from specs.job import Property
 from specs.result import Generation, Judgement, Outcome, UnitFailure, UnitResult, Verdict
 from specs.subject import Prompt
 from specs.uniqueness import Sighting, UniquenessTable

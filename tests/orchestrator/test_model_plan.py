@@ -3,7 +3,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from orchestrator.plan import make_plan
-from specs.job import Device, Mode
+from specs.device import Device
+from specs.job import Mode
 from specs.unit import Capacity, ModelUnit, Plan
 from tests.orchestrator.builders import model_job
 

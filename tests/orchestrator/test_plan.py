@@ -3,7 +3,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from orchestrator.plan import make_plan
-from specs.job import Device, Property, Stress
+from specs.device import Device
+from specs.job import Property, Stress
 from specs.unit import Capacity, Plan
 from tests.orchestrator.builders import job, kernel_units
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from specs.job import OWN_VARIANTS, PEER_VARIANTS, Device, Dtype, Expectation, Mode, Stress
+from specs.device import Device
+from specs.job import OWN_VARIANTS, PEER_VARIANTS, Dtype, Expectation, Mode, Stress
 from specs.kernel_job import KERNEL_PROPERTIES, ShapeEntry
 from specs.kinds import SHORT_FORMS
 from specs.model_job import MODEL_PROPERTIES, CollectiveName, Pack, PrefixUnit

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from specs.job import STRESS_ON, Device, Dtype, Expectation, Property
+from specs.device import Device
+from specs.job import STRESS_ON, Dtype, Expectation, Property
 from specs.kernel_job import KernelJob
 from specs.library import library_names, library_spec
 from specs.load import load_job

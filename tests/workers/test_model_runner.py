@@ -10,8 +10,9 @@ import torch
 
 from orchestrator.judge import judge
 from orchestrator.plan import make_plan
+from specs.device import Device
 from specs.errors import UsageError
-from specs.job import Device, Mode, Property
+from specs.job import Mode, Property
 from specs.model_job import CollectiveName, ModelJob, RandomModel
 from specs.result import Judgement, Outcome
 from specs.unit import Capacity, ModelUnit

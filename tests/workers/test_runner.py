@@ -7,8 +7,9 @@ import torch
 
 from orchestrator.judge import judge
 from orchestrator.plan import make_plan
+from specs.device import Device
 from specs.errors import UsageError
-from specs.job import STRESS_ON, Device, Dtype, Property, Stress
+from specs.job import STRESS_ON, Dtype, Property, Stress
 from specs.result import Judgement, Outcome, UnitResult
 from specs.shapes import Shape
 from specs.uniqueness import UniquenessTable

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from specs.job import Device, Property
+from specs.device import Device
+from specs.job import Property
 from specs.shapes import Shape
 from specs.unit import SMALLEST_POOL, KernelUnit
 from tests.orchestrator.builders import unit

@@ -16,8 +16,8 @@ from orchestrator.plan import make_plan
 from orchestrator.report.words import group_words
 from orchestrator.run_folder import RunFolder
 from orchestrator.store import Store
+from specs.device import Device
 from specs.errors import ExitCode
-from specs.job import Device
 from specs.result import RunRecord
 from specs.unit import Capacity, ModelUnit
 from tests.orchestrator.builders import model_job
