@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ def capture(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGrap
     """
     graph = torch.cuda.CUDAGraph()
     # A capture that failed would leave its stream current.
-    with torch.cuda.stream(torch.cuda.current_stream()):
+    with torch.cuda.stream(torch.cuda.current_stream()), _without_collection():
         try:
             with torch.cuda.graph(graph, pool):
                 work()
@@ -28,6 +29,18 @@ def capture(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGrap
             torch.cuda.synchronize()
             return None
     return graph
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Garbage may hold a graph, and to destroy one breaks off a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Branch:

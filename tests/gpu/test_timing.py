@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import statistics
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from workers.gemm.inputs import make_inputs
 from workers.gemm.native import NativeGemm
 from workers.gemm.target import Call
+from workers.graphs import capture
 from workers.timing import LaunchTimes, rotated, seconds_between, time_launches
 
 
@@ -69,6 +71,20 @@ def test_later_captures_work_after_one_that_failed() -> None:
 
     assert not captured(time_launches({"fails": [fails, fails]}, turns=2))
     assert captured(time_launches({"works": copies(1, 2)}, turns=2))
+
+
+def test_a_graph_in_the_garbage_breaks_off_no_capture() -> None:
+    copy = copies(1, 1)[0]
+    garbage: list[object] = [capture(copy)]
+    assert garbage[0] is not None
+    garbage.append(garbage)
+    del garbage
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)  # as soon as anything is made that may hold others
+    try:
+        assert capture(lambda: [[copy()] for _ in range(10)]) is not None
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def captured(times: dict[str, LaunchTimes]) -> bool:

@@ -115,7 +115,7 @@ def test_what_waits_to_be_digested_is_not_written_over(numerics: Numerics, monke
     ("requests", "tokens", "new", "most"),
     [
         pytest.param(1, 8192, 1, 1.3, id="prefill"),
-        # Here the host is what a step waits for, with a trace or without.
+        # Of a step of so small a model the host takes the most, and copying what a replay left is the host's work.
         pytest.param(1, 16, 24, 2.0, id="decode"),
     ],
 )

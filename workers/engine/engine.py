@@ -81,14 +81,14 @@ class Engine:
         config = model.config
         self._recorder = recorder or NullRecorder()
         self._model, self._options, self._device = model, options, model.device
-        self._cache = LatentCache(
+        cache = LatentCache(
             config,
             pages=options.pages,
             page_size=options.page_size,
             dtype=model.numerics.dtype,
             device=model.device,
         )
-        self._forward: Forward = lambda step: model.forward(step, self._cache)
+        self._forward: Forward = lambda step: model.forward(step, cache)
         if model.device.type == "cuda":
             self._forward = DecodeGraphs(self._forward, self._recorder, options.page_size)
         self._pool = PagePool(options.pages)
