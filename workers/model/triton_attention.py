@@ -70,7 +70,12 @@ class Plan:
             return Tiles(begins, begins[:-1], full)
         begins = torch.tensor([first for run in runs for first in run] + [self.starts[-1]], dtype=torch.int32)
         owners = torch.arange(sequences, dtype=torch.int32).repeat_interleave(torch.tensor([len(run) for run in runs]))
-        return Tiles(begins.to(device), owners.to(device), full)
+        return Tiles(_sent(begins, device), _sent(owners, device), full)
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device without waiting for it: a copy of pageable memory would, and the host is ahead by a whole pass."""
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def plan_attention(step: Step, page_size: int) -> Plan:
