@@ -9,10 +9,8 @@ import torch
 
 from workers.graphs import capture
 from workers.model.recorder import GraphRecord, Recorder
-from workers.model.step import Step
+from workers.model.step import Step, graph_length
 
-LENGTHS = 256
-"""A graph is for sequences of up to a multiple of this many tokens: keys behind a sequence's end are masked."""
 MOST_GRAPHS = 128
 
 Forward = Callable[[Step], torch.Tensor]
@@ -22,7 +20,7 @@ Forward = Callable[[Step], torch.Tensor]
 class _Sizes:
     sequences: int
     length: int
-    """That no sequence exceeds."""
+    """That no sequence exceeds: keys behind a sequence's end are masked."""
     recorded: bool
 
 
@@ -65,7 +63,7 @@ class DecodeGraphs:
         count = len(step.lengths)
         if not self._can_capture or not self._recorder.graphs or not len(step.tokens) == len(step.logit_rows) == count:
             return self._forward(step)
-        sizes = _Sizes(count, -(-max(step.lengths) // LENGTHS) * LENGTHS, self._recorder.active)
+        sizes = _Sizes(count, graph_length(max(step.lengths)), self._recorder.active)
         graph = self._graphs.get(sizes)
         if graph is None and sizes in self._seen:
             graph = self._capture(step, sizes)

@@ -6,6 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
+_GRAPH_LENGTHS = 256
+
+
+def graph_length(longest: int) -> int:
+    """Up to which length a graph of decoding is made for sequences of which the longest has so many tokens.
+
+    What is launched is computed for it too where that could change a bit, so that a replay makes no difference.
+    """
+    return -(-longest // _GRAPH_LENGTHS) * _GRAPH_LENGTHS
+
 
 @dataclass(frozen=True)
 class Step:

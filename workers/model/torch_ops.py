@@ -11,7 +11,7 @@ from workers.gemm.inputs import quantise_rows
 from workers.model.cache import LatentCache
 from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
-from workers.model.step import Step
+from workers.model.step import Step, graph_length
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class TorchOps(Ops):
         """All sequences with one new token make one group, each of the others one of its own."""
         counts = [stop - start for start, stop in pairwise(step.starts)]
         if max(counts) == 1:  # nothing comes from the host, so that a graph can be captured
-            return [_group(step, cache, slice(0, len(counts)), slice(0, len(counts)), max(step.lengths))]
+            longest = graph_length(max(step.lengths)) if step.tokens.is_cuda else max(step.lengths)
+            return [_group(step, cache, slice(0, len(counts)), slice(0, len(counts)), longest)]
         groups = [
             _group(step, cache, slice(i, i + 1), slice(step.starts[i], step.starts[i + 1]), step.lengths[i])
             for i, count in enumerate(counts)
