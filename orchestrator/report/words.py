@@ -97,11 +97,10 @@ def lines(record: RunRecord) -> list[Line]:
     }
     throughputs = {(one.variant, one.mode, one.dtype, one.stratum): one for one in record.judgement.throughputs}
     variants, subjects, dtypes = (
-        list(dict.fromkeys(getattr(verdict, name) for verdict in verdicts)) for name in ("variant", "subject", "dtype")
+        {each: place for place, each in enumerate(dict.fromkeys(getattr(verdict, name) for verdict in verdicts))}
+        for name in ("variant", "subject", "dtype")
     )
-    ordered = sorted(
-        verdicts, key=lambda v: (variants.index(v.variant), subjects.index(v.subject), dtypes.index(v.dtype))
-    )
+    ordered = sorted(verdicts, key=lambda v: (variants[v.variant], subjects[v.subject], dtypes[v.dtype]))
     return [
         Line(
             v,
