@@ -3,7 +3,7 @@
 A CPU's vectorised exp takes other instructions at the end of an array than in its middle, and may round otherwise
 there, so that an element's result would depend on its place and so on the rest of the batch. Additions,
 multiplications and divisions are rounded correctly everywhere (IEEE 754); these functions are made of nothing else.
-On a GPU one thread computes one element, always with the same instructions: there torch's own are taken.
+On a GPU one thread computes one element, always with the same instructions: there torch's own logarithm is taken.
 
 Reduction and constants as in fdlibm's e_exp.c and e_log.c (Sun, 1993); the series are plain Taylor series, long enough
 for float64.
@@ -31,8 +31,6 @@ _SMALLEST_EXPONENT = -708.0
 
 def exp(x: torch.Tensor) -> torch.Tensor:
     """e to the power of each element, which is at most 0. NaN stays NaN."""
-    if x.is_cuda:
-        return torch.exp(x)
     x = x.clamp(min=_SMALLEST_EXPONENT)
     # To the nearest integer. torch.round wakes threads for as little as 64 rows of 320, and waits for them.
     twos = (x * (1 / math.log(2)) + _WHOLE) - _WHOLE

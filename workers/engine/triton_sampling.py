@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from workers.model.triton_launch import in_turn
 
 _PART = 4096
 
@@ -30,8 +31,7 @@ def logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 @triton.jit(do_not_specialize_on_alignment=["logits"])
 def _parts(logits: tl.tensor, tops: tl.tensor, sums: tl.tensor, vocabulary: tl.tensor, PART: tl.constexpr) -> None:
     """Of each part its greatest logit, and the sum of exp(logit - greatest)."""
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token = part * PART + tl.arange(0, PART)
     values = tl.load(logits + row * vocabulary + token, mask=token < vocabulary, other=float("-inf"))
@@ -52,8 +52,7 @@ def _whole(
     parts: tl.tensor,
     LANES: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, LANES)
     tops_of_parts = tl.load(tops + row * parts + part, mask=part < parts, other=float("-inf"))

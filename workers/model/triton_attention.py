@@ -16,11 +16,11 @@ from itertools import pairwise
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model import hopper_attention
 from workers.model.ops import AttentionShape
 from workers.model.step import Step
+from workers.model.triton_launch import in_turn
 
 SPLIT = 256
 _PARTIAL_BYTES = 2**28
@@ -211,8 +211,7 @@ def _combine(
     TOKENS: tl.constexpr,
 ) -> None:
     """The splits of one token and head, if there are several, added as ``hopper_attention.one_tile`` adds them."""
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     tile, place, head = tl.program_id(0) // TOKENS, tl.program_id(0) % TOKENS, tl.program_id(1)
     token, end = tl.load(starts + tile) + place, tl.load(starts + tile + 1)
     if token >= end:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model.ops import Parts
 from workers.model.rope import Tables
+from workers.model.triton_launch import in_turn
 from workers.model.triton_norms import normed_row
 
 _HEADS = 16
@@ -72,8 +72,7 @@ def _latent(
     VALUE: tl.constexpr,
     ROPE: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     value, rope, half = tl.arange(0, VALUE), tl.arange(0, ROPE), tl.arange(0, ROPE // 2)
     to, kept = both + row * (VALUE + ROPE), latents + tl.load(slots + row) * (VALUE + ROPE)
@@ -105,8 +104,7 @@ def _rotate(
     HEADS: tl.constexpr,
     ROPE: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     rope, half = tl.arange(0, ROPE)[None, :], tl.arange(0, ROPE // 2)[None, :]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from workers.model.triton_launch import in_turn
 
 _COLUMNS = 64  # of the smallest tile
 _PROGRAMS = 128  # about as many as a GPU runs at once
@@ -108,8 +109,7 @@ def _tile_product(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     # Tiles go down the rows first, so that those that run together share the weight's columns in the L2.
     down = tl.cdiv(m, ROWS)
     rows = tl.program_id(0) % down * ROWS + tl.arange(0, ROWS)
@@ -132,8 +132,7 @@ def _tile_product(
 
 @triton.jit
 def _ordered_sum(parts: tl.tensor, out: tl.tensor, size: tl.tensor, COUNT: tl.constexpr, SIZE: tl.constexpr) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros((SIZE,), dtype=tl.float32)
     for part in range(COUNT):

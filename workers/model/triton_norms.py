@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
+from workers.model.triton_launch import in_turn
 from workers.model.triton_rows import quantised_blocks
 
 _WARPS = 8
@@ -100,8 +100,7 @@ def _rms_norm(
     columns = tl.arange(0, WIDTH)
     inside = columns < size
     factors = tl.load(weight + columns, mask=inside, other=0.0)
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     source = row if index is None else tl.load(index + row)
     values = tl.load(x + source * stride + columns, mask=inside, other=0.0)
     if added is not None:
@@ -132,8 +131,7 @@ def _rms_norm_quantise(
     inside = columns < size
     to = row * size + columns
     factors = tl.load(weight + columns, mask=inside, other=0.0)
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     values = tl.load(x + row * stride + columns, mask=inside, other=0.0)
     if added is not None:
         values = _sum(values, tl.load(added + to, mask=inside, other=0.0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.model.config import ModelConfig
 from workers.model.router import Routing
 from workers.model.sharding import Pieces
+from workers.model.triton_launch import in_turn
 
 _LOWEST = tl.constexpr(-(2**63))
 
@@ -80,8 +80,7 @@ def _route(
     LANES: tl.constexpr,
 ) -> None:
     """Piece p has ``length`` experts from ``first`` + p * ``length`` on."""
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     groups = tl.arange(0, GROUP_LANES)
     within = tl.arange(0, LANES)[None, :]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workers.gemm.inputs import BLOCK, FP8
+from workers.model.triton_launch import in_turn
 
 _BLOCKS_AT_ONCE = 8
 _WIDTH = 1024
@@ -94,8 +94,7 @@ def _embed(
     size: tl.tensor,
     WIDTH: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     place = tl.load(tokens + row) - first
@@ -111,8 +110,7 @@ def gated(gate: tl.tensor, up: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _silu_multiply(gate_up: tl.tensor, out: tl.tensor, size: tl.tensor, WIDTH: tl.constexpr) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < size
@@ -153,8 +151,7 @@ def _silu_multiply_quantise(
     SIZE: tl.constexpr,
 ) -> None:
     """``piece`` blocks of gates stand before as many of the same piece that they are multiplied with."""
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     within = tl.arange(0, SIZE)[None, :]
@@ -181,8 +178,7 @@ def _weighted_sum(
     COUNT: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < size
@@ -208,8 +204,7 @@ def _quantise(
     BLOCKS: tl.constexpr,
     SIZE: tl.constexpr,
 ) -> None:
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
     columns = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
