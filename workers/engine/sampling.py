@@ -77,7 +77,7 @@ def _torch_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """In float64, rounded once. On the CPU each operation is on single elements or, as the maximum, without rounding."""
+    """In float64, rounded once. On the CPU each operation is of single elements or, as the maximum, does not round."""
     if logits.is_cuda:
         from workers.engine import triton_sampling
 
