@@ -1,8 +1,7 @@
 # Three commands cover a day: make check, make test, make demo. Each does its own set-up in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
-# Most modules of what is installed are never imported: compiling them all takes a minute.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --editable
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable
 
 .PHONY: demo test check bench kernels-cuda
 
