@@ -17,7 +17,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_init,
     warpgroup_mma_wait,
 )
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from workers.model.triton_launch import in_turn
 
 ROWS = 64
 WARPS = 8
@@ -61,8 +62,7 @@ def one_tile(
     GATHERED: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 2], [16, VALUE // 2, 16])
     dtype: gl.constexpr = latents.dtype.element_ty
 
-    gdc_wait()
-    gdc_launch_dependents()
+    in_turn()
     place = gl.num_programs(0) - 1 - gl.program_id(0)  # a prompt's last tiles have the most to do
     first, end = gl.load(starts + place), gl.load(starts + place + 1)
     last = gl.load(positions + end - 1).to(gl.int32)
