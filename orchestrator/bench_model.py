@@ -74,13 +74,15 @@ def cost_of_determinism(ways: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode_record(timed: DecodeTime, floor: Rates | None) -> dict[str, Any]:
-    """``times_floor`` is the pass's time over that of reading its weights once."""
-    least = timed.weight_bytes / floor.bytes if floor else None
-    return asdict(timed) | {
-        "tokens_per_second": timed.batch / timed.seconds,
-        "floor_seconds": least,
-        "times_floor": timed.seconds / least if least else None,
-    }
+    """``times_floor`` is the time over that of reading the weights once."""
+    found = asdict(timed)
+    for part in (found, found["engine"]):
+        if part is not None:
+            least = part["weight_bytes"] / floor.bytes if floor else None
+            part["tokens_per_second"] = timed.batch / part["seconds"]
+            part["floor_seconds"] = least
+            part["times_floor"] = part["seconds"] / least if least else None
+    return found
 
 
 def _way(preset: str, way: Way, device: torch.device, floor: Rates | None) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""Times a model's forward pass on one device: decoding beside the time to read its weights, and prefill by operation.
+"""Times a model on one device: decoding beside the time to read its weights, and prefill by operation.
 
-Logits are part of a pass; what an engine does besides, with sampling, is timed by itself. A pass's contexts are made of
-noise: only their length counts.
+Logits are part of a pass, whose contexts are made of noise: only their length counts. An engine's step, with scheduling
+and sampling, is timed by itself, over contexts that it computed.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,13 @@ from workers.model.collectives import make_collective
 from workers.model.config import ModelConfig
 from workers.model.model import DeepseekV3
 from workers.model.numerics import Numerics
-from workers.model.recorder import NullRecorder
+from workers.model.recorder import Tensors
 from workers.model.sharding import Ranks
 from workers.model.step import Step
 from workers.model.tensors import tensor_specs
 from workers.model.weights import RandomWeights
 from workers.timing import seconds_between, wall_seconds
+from workers.trace.recorder import TraceRecorder
 
 PAGE_SIZE = 64
 TURNS = 3
@@ -46,10 +48,20 @@ class DecodeTime:
     batch: int
     seconds: float
     captured: bool
-    engine_seconds: float | None
-    """Of a step of the engine, which schedules, packs and samples besides. None on the CPU, where prompts take long."""
     weight_bytes: int
     """That the pass has to read: all but the embedding, and but those experts that no token went to."""
+    engine: EngineTime | None
+    """None on the CPU, where prompts take long."""
+
+
+@dataclass(frozen=True)
+class EngineTime:
+    """Of a step of the engine, the mean of ``ENGINE_STEPS``."""
+
+    seconds: float
+    traced_seconds: float
+    """With every operation digested."""
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class ModelBench:
         self, config: ModelConfig, numerics: Numerics, device: torch.device, *, batch: int, context: int
     ) -> None:
         self._config, self._device, self._context = config, device, context
-        self._listener = _Listener()
+        self._listener = _Listener(device)
         ranks, source = Ranks(0, 1, device), RandomWeights(config, 0, device)
         self._model = DeepseekV3(config, source, ranks, make_collective("ordered", ranks), numerics, self._listener)
         self._pages = -(-(context + 1) // PAGE_SIZE)
@@ -86,24 +98,23 @@ class ModelBench:
             layer.normal_()
         whole = -(-(context + ENGINE_STEPS + 1) // PAGE_SIZE)
         options = EngineOptions(pages=batch * whole, page_size=PAGE_SIZE, chunk=8 * context, max_running=batch)
-        self._engine = Engine(self._model, options) if device.type == "cuda" else None
+        self._engine = Engine(self._model, options, self._listener) if device.type == "cuda" else None
 
     def decode(self, batch: int) -> DecodeTime:
         """The median of ``TURNS``."""
         step = self._step(batch, self._context, 1)
-        routed = _Routed()
-        self._listener.told = routed
-        self._forward(step)
-        self._listener.told = None
+        routed = _Routed(batch)
+        with self._listener.telling(routed):
+            self._forward(step)
         weight_bytes = _bytes_read(self._config, routed.experts)
         if self._device.type != "cuda":
             seconds = _median(lambda: wall_seconds(lambda: self._forward(step)))
-            return DecodeTime(batch, seconds, False, None, weight_bytes)
+            return DecodeTime(batch, seconds, False, weight_bytes, None)
         graph = capture(lambda: self._forward(step))
         again: Callable[[], object] = graph.replay if graph is not None else lambda: self._forward(step)
         again()
         seconds = _median(lambda: seconds_between(lambda: [again() for _ in range(PASSES)]) / PASSES)
-        return DecodeTime(batch, seconds, graph is not None, self._engine_seconds(batch), weight_bytes)
+        return DecodeTime(batch, seconds, graph is not None, weight_bytes, self._engine_time(batch))
 
     def prefill(self, tokens: int) -> PrefillTime:
         """The median of ``TURNS``, by their sums. Takes at most ``context`` tokens."""
@@ -112,29 +123,45 @@ class ModelBench:
         times = []
         for _ in range(TURNS):
             clock = _Clock(self._device)
-            self._listener.told = clock
-            self._forward(step)
+            with self._listener.telling(clock):
+                self._forward(step)
             times.append(clock.seconds_by_kind())
-        self._listener.told = None
         found = sorted(times, key=lambda seconds: sum(seconds.values()))[TURNS // 2]
         return PrefillTime(tokens, sum(found.values()), found)
 
-    def _engine_seconds(self, batch: int) -> float | None:
-        """Of a step, the median of ``TURNS``. What is not in the prefix cache of the prompts is taken off."""
-        engine = self._engine
+    def _engine_time(self, batch: int) -> EngineTime | None:
+        """Medians of ``TURNS``. What is not in the prefix cache of the prompts is taken off."""
+        engine, listener = self._engine, self._listener
         if engine is None:
             return None
         generator = torch.Generator().manual_seed(batch)
         prompts = torch.randint(0, self._config.vocab_size, (batch, self._context), generator=generator).tolist()
 
-        def seconds(new_tokens: int) -> float:
+        def seconds(new_tokens: int, traced: bool = False) -> float:
             requests = [Request(tuple(prompt), str(i), new_tokens) for i, prompt in enumerate(prompts)]
-            return wall_seconds(lambda: engine.generate(requests))
+            if traced:
+                listener.trace()
+                listener.begin_call()
+            found = wall_seconds(lambda: engine.generate(requests))
+            if traced:
+                listener.finish()
+            return found
 
-        seconds(1 + ENGINE_STEPS)
-        found = _median(lambda: seconds(1 + ENGINE_STEPS) - seconds(1)) / ENGINE_STEPS
+        def step(traced: bool) -> float:
+            seconds(1 + ENGINE_STEPS, traced)
+            found = _median(lambda: seconds(1 + ENGINE_STEPS, traced) - seconds(1, traced))
+            return found / ENGINE_STEPS
+
+        found = EngineTime(step(False), step(True), self._engine_bytes(lambda: seconds(1 + ENGINE_STEPS), batch))
         engine.flush_cache()
         return found
+
+    def _engine_bytes(self, generate: Callable[[], object], batch: int) -> int:
+        """That one of ``ENGINE_STEPS`` reads in the mean."""
+        routed = _Routed(batch)
+        with self._listener.telling(routed):
+            generate()
+        return _bytes_read(self._config, round(routed.experts / ENGINE_STEPS))
 
     def _forward(self, step: Step) -> torch.Tensor:
         return self._model.forward(step, self._cache)
@@ -158,27 +185,50 @@ class ModelBench:
         )
 
 
-class _Listener(NullRecorder):
+class _Listener(TraceRecorder):
     """Passes name, kind and output on while somebody listens."""
 
-    def __init__(self) -> None:
-        self.told: Callable[[str, str, torch.Tensor], None] | None = None
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device, PAGE_SIZE)
+        self._told: Callable[[str, str, torch.Tensor], None] | None = None
+
+    @contextmanager
+    def telling(self, told: Callable[[str, str, torch.Tensor], None]) -> Iterator[None]:
+        self._told = told
+        try:
+            yield
+        finally:
+            self._told = None
+
+    @property
+    def graphs(self) -> bool:
+        return self._told is None
 
     def op(
-        self, name: str, kind: str, implementation: str, inputs: Sequence[torch.Tensor], output: torch.Tensor, **_: Any
+        self,
+        name: str,
+        kind: str,
+        implementation: str,
+        inputs: Tensors,
+        output: torch.Tensor,
+        *,
+        tokens: torch.Tensor | None = None,
+        weights: Tensors = (),
     ) -> None:
-        if self.told is not None:
-            self.told(name, kind, output)
+        if self._told is not None:
+            self._told(name, kind, output)
+        else:
+            super().op(name, kind, implementation, inputs, output, tokens=tokens, weights=weights)
 
 
 class _Routed:
-    """Counts the experts that tokens went to, over all layers."""
+    """Counts the experts that tokens went to, over all layers and all passes of so many tokens."""
 
-    def __init__(self) -> None:
-        self.experts = 0
+    def __init__(self, tokens: int) -> None:
+        self.experts, self._tokens = 0, tokens
 
     def __call__(self, name: str, kind: str, output: torch.Tensor) -> None:
-        if name.endswith(".router.experts"):
+        if name.endswith(".router.experts") and len(output) == self._tokens:
             self.experts += output.unique().numel()
 
 

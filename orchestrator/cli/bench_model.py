@@ -38,21 +38,29 @@ def print_model_bench(document: dict[str, Any]) -> None:
 def _decode_table(ways: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table("decode", box=None, title="milliseconds a pass, one token for each sequence", title_justify="left")
-    for heading in ("batch", "time", "x floor", "tokens/s", "graph", "engine's step"):
+    title = "milliseconds of a pass and of the engine's step, one token for each sequence"
+    table = Table("decode", box=None, title=title, title_justify="left")
+    for heading in ("batch", "pass", "x floor", "graph", "step", "x floor", "tokens/s", "traced"):
         table.add_column(heading, justify="right")
     for name, way in ways.items():
         for row in way["decode"]:
+            engine = row["engine"] or {}
             table.add_row(
                 f"{name}, {way['gemm']}",
                 str(row["batch"]),
                 f"{row['seconds'] * 1e3:.3f}",
-                "-" if row["times_floor"] is None else f"{row['times_floor']:.2f}",
-                f"{row['tokens_per_second']:.0f}",
+                _ratio(row["times_floor"]),
                 "yes" if row["captured"] else "no",
-                "-" if row["engine_seconds"] is None else f"{row['engine_seconds'] * 1e3:.3f}",
+                f"{engine['seconds'] * 1e3:.3f}" if engine else "-",
+                _ratio(engine.get("times_floor")),
+                f"{(engine or row)['tokens_per_second']:.0f}",
+                f"x {engine['traced_seconds'] / engine['seconds']:.2f}" if engine else "-",
             )
     return table
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _reduce_table(reduced: dict[str, Any]) -> Table:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from workers.engine.packing import Layout, PackedStep
+from workers.engine.sampling import Asked
 from workers.graphs import capture
 from workers.model.recorder import GraphRecord, Recorder
 from workers.model.step import Step, graph_length
 
 MOST_GRAPHS = 128
 
-Forward = Callable[[Step], torch.Tensor]
+Pass = Callable[[Step, Asked], None]
+"""Forward and sampling."""
 
 
 @dataclass(frozen=True)
@@ -21,83 +24,73 @@ class _Sizes:
     sequences: int
     length: int
     """That no sequence exceeds: keys behind a sequence's end are masked."""
+    drawn: int
     recorded: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
     graph: torch.cuda.CUDAGraph
-    step: Step
-    """Whose tensors the graph reads."""
-    logits: torch.Tensor
-    """To which it writes."""
+    words: torch.Tensor
+    """That the graph reads."""
     record: GraphRecord
 
-    def replay(self, step: Step) -> torch.Tensor:
-        own = self.step
-        own.tokens.copy_(step.tokens)
-        own.positions.copy_(step.positions)
-        own.slots.copy_(step.slots)
-        own.page_tables.fill_(-1)[:, : step.page_tables.shape[1]].copy_(step.page_tables)
+    def replay(self, packed: PackedStep) -> None:
+        self.words.copy_(packed.words, non_blocking=True)
+        step, _ = packed.layout.cut(packed.words)
         self.record.replay(self.graph, step)
-        return self.logits
 
 
 class DecodeGraphs:
-    """A model's forward pass on a GPU, replayed where every sequence has one token, of which the logits are wanted.
+    """Passes on a GPU, replayed where every sequence has one token, of which the logits are wanted.
 
     The second step of the same sizes is captured. Where that can't be done, as with operations that wait for the
-    device, all steps run as they are. The logits that come back are written over by later steps.
+    device, all steps run as they are.
     """
 
-    def __init__(self, forward: Forward, recorder: Recorder, page_size: int) -> None:
-        self._forward, self._recorder, self._page_size = forward, recorder, page_size
+    def __init__(self, run: Pass, recorder: Recorder, sampled: torch.Tensor) -> None:
+        """``sampled`` is what passes read of the one before them, and then write: (most rows, 2) float64."""
+        self._run, self._recorder, self._sampled = run, recorder, sampled
         self._seen: set[_Sizes] = set()
         self._graphs: dict[_Sizes, _Graph] = {}
         """Oldest first."""
         self._pool = torch.cuda.graph_pool_handle()
         self._can_capture = True
 
-    def __call__(self, step: Step) -> torch.Tensor:
-        """(R, vocabulary) float32 logits."""
-        count = len(step.lengths)
-        if not self._can_capture or not self._recorder.graphs or not len(step.tokens) == len(step.logit_rows) == count:
-            return self._forward(step)
-        sizes = _Sizes(count, graph_length(max(step.lengths)), self._recorder.active)
+    def replay(self, packed: PackedStep) -> bool:
+        """Whether the step was replayed; otherwise it is to be run as it is."""
+        layout = packed.layout
+        count = len(layout.lengths)
+        if not self._can_capture or not self._recorder.graphs or not layout.starts[-1] == layout.rows == count:
+            return False
+        sizes = _Sizes(count, graph_length(max(layout.lengths)), layout.drawn, self._recorder.active)
         graph = self._graphs.get(sizes)
         if graph is None and sizes in self._seen:
-            graph = self._capture(step, sizes)
+            graph = self._capture(packed, sizes)
         self._seen.add(sizes)
-        return self._forward(step) if graph is None else graph.replay(step)
+        if graph is None:
+            return False
+        graph.replay(packed)
+        return True
 
-    def _capture(self, step: Step, sizes: _Sizes) -> _Graph | None:
-        own = replace(
-            step,
-            tokens=step.tokens.clone(),
-            positions=step.positions.clone(),
-            slots=step.slots.clone(),
-            lengths=(sizes.length,) * sizes.sequences,
-            page_tables=_widened(step.page_tables, -(-sizes.length // self._page_size)),
-        )
-        found: list[torch.Tensor] = []
+    def _capture(self, packed: PackedStep, sizes: _Sizes) -> _Graph | None:
+        words = packed.words.to(self._sampled.device)
+        layout: Layout = replace(packed.layout, lengths=(sizes.length,) * sizes.sequences)
+        step, asked = layout.cut(words)
+        sampled = self._sampled.clone()
         with self._recorder.capturing() as record:
-            self._forward(own)  # loads kernels that these lengths call for
+            self._run(step, asked)  # loads kernels that these lengths call for
 
             def work() -> None:
-                found.append(self._forward(own))
+                self._run(step, asked)
                 record.end()
 
             graph = capture(work, self._pool)
+        self._sampled.copy_(sampled)
         if graph is None:
             self._can_capture = False
             return None
         if len(self._graphs) == MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
-        self._graphs[sizes] = _Graph(graph, own, found[0], record)
+        self._graphs[sizes] = _Graph(graph, words, record)
         return self._graphs[sizes]
-
-
-def _widened(tables: torch.Tensor, width: int) -> torch.Tensor:
-    wide = tables.new_full((tables.shape[0], width), -1)
-    wide[:, : tables.shape[1]] = tables
-    return wide

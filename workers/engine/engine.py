@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from specs.errors import UsageError
-from workers.engine.decode_graphs import DecodeGraphs, Forward
-from workers.engine.packing import PackedStep, pack
+from workers.engine.decode_graphs import DecodeGraphs
+from workers.engine.overlap import Usage, run_overlapped
+from workers.engine.packing import Rows, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.request import Completion, Limits, Request, check_requests
-from workers.engine.sampling import sample
+from workers.engine.sampling import Asked, put_sampled, sample
 from workers.engine.scheduler import Piece, Scheduler
 from workers.engine.sequence import Sequence
 from workers.model.cache import LatentCache
@@ -60,16 +62,6 @@ class EngineOptions:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What the last call took."""
-
-    steps: int
-    """Forward passes."""
-    tokens: int
-    """That went through the model, those of preempted sequences once more each time."""
-
-
 class Engine:
     """One rank's engine. All ranks of a group make the same calls in the same order.
 
@@ -80,7 +72,7 @@ class Engine:
     def __init__(self, model: Model, options: EngineOptions, recorder: Recorder | None = None) -> None:
         config = model.config
         self._recorder = recorder or NullRecorder()
-        self._model, self._options, self._device = model, options, model.device
+        self._options, self._device = options, model.device
         cache = LatentCache(
             config,
             pages=options.pages,
@@ -88,13 +80,17 @@ class Engine:
             dtype=model.numerics.dtype,
             device=model.device,
         )
-        self._forward: Forward = lambda step: model.forward(step, cache)
+        self._sampled = torch.zeros((options.chunk + options.max_running, 2), dtype=torch.float64, device=model.device)
+        """Tokens and logprobs of the last pass."""
+        self._run_pass = partial(_run_pass, model, cache, self._recorder, self._sampled)
+        self._graphs: DecodeGraphs | None = None
         if model.device.type == "cuda":
-            self._forward = DecodeGraphs(self._forward, self._recorder, options.page_size)
+            self._graphs = DecodeGraphs(self._run_pass, self._recorder, self._sampled)
         self._pool = PagePool(options.pages)
         self._prefix_cache = PrefixCache(self._pool, options.page_size) if options.prefix_cache else None
         self._limits = Limits(config.vocab_size, config.max_position_embeddings, options.pages, options.page_size)
         self.usage = Usage(0, 0)
+        """Of the last call."""
 
     def generate(self, requests: list[Request]) -> list[Completion]:
         """One completion for each request, in their order.
@@ -112,7 +108,8 @@ class Engine:
             max_running=self._options.max_running,
         )
         try:
-            self._run(scheduler)
+            with torch.inference_mode():
+                self.usage = run_overlapped(scheduler, self._begin, self._options.stop_tokens)
         except BaseException:
             scheduler.abandon()
             raise
@@ -123,40 +120,42 @@ class Engine:
         if self._prefix_cache is not None:
             self._prefix_cache.flush()
 
-    @torch.inference_mode()
-    def _run(self, scheduler: Scheduler) -> None:
-        steps = tokens = 0
-        while pieces := scheduler.next_step():
-            packed = pack(pieces, self._options.page_size, self._device)
-            logits = self._forward(packed.step)
-            for piece in pieces:
-                scheduler.computed(piece)
-            self._keep(pieces, packed, logits)
-            scheduler.retire()
-            steps += 1
-            tokens += packed.step.starts[-1]
-        self.usage = Usage(steps, tokens)
+    def _begin(self, pieces: list[Piece]) -> _Begun:
+        cuda = self._device.type == "cuda"
+        packed = pack(pieces, self._options.page_size, pinned=cuda)
+        if self._graphs is None or not self._graphs.replay(packed):
+            self._run_pass(*packed.layout.cut(packed.words.to(self._device, non_blocking=True, copy=True)))
+        found = torch.empty((packed.layout.rows, 2), dtype=torch.float64, pin_memory=cuda)
+        found.copy_(self._sampled[: len(found)], non_blocking=True)
+        return _Begun(packed.rows, found, torch.cuda.current_stream().record_event() if cuda else None)
 
-    def _keep(self, pieces: list[Piece], packed: PackedStep, logits: torch.Tensor) -> None:
-        """Give every sequence the logprobs and the token that this step found for it."""
-        if not packed.wanted:
-            return
-        sampled = sample(logits, packed.wanted, deterministic=self._model.numerics.deterministic)
-        self._tell(packed, logits, sampled)
-        found = zip(*sampled, strict=True)
-        for piece, scored, draws in zip(pieces, packed.scored, packed.draws, strict=True):
-            sequence = piece.sequence
-            sequence.prompt_logprobs += [logprob for _, (_, logprob) in zip(range(scored), found, strict=False)]
-            if draws:
-                token, logprob = next(found)
-                sequence.tokens.append(token)
-                sequence.logprobs.append(logprob)
-                sequence.stopped = token in self._options.stop_tokens
 
-    def _tell(self, packed: PackedStep, logits: torch.Tensor, sampled: tuple[list[int], list[float]]) -> None:
-        if not self._recorder.active:
-            return
-        pairs = torch.tensor(sampled, dtype=torch.float64, device=logits.device).t()
-        implementation = "farm:logprobs" if self._model.numerics.deterministic else "torch.log_softmax"
-        tokens = packed.step.logit_rows
-        self._recorder.op("sample", "sampling", implementation, (logits,), pairs, tokens=tokens)
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """``workers.engine.overlap.Pass`` on a device."""
+
+    rows: list[Rows]
+    sampled: torch.Tensor
+    """(R, 2) float64 on the host, once ``arrived``."""
+    arrived: torch.cuda.Event | None
+
+    def found(self) -> list[list[float]]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.sampled.tolist()
+
+
+def _run_pass(
+    model: Model, cache: LatentCache, recorder: Recorder, sampled: torch.Tensor, step: Step, asked: Asked
+) -> None:
+    """Logits, and what is sampled from them; ``sampled`` has that of the pass before, and then of this one."""
+    put_sampled(step.tokens, sampled)
+    logits = model.forward(step, cache)
+    rows = step.logit_rows
+    if not len(rows):
+        return
+    deterministic = model.numerics.deterministic
+    sample(logits, asked, sampled[: len(rows)], deterministic=deterministic)
+    if recorder.active:
+        implementation = "farm:logprobs" if deterministic else "torch.log_softmax"
+        recorder.op("sample", "sampling", implementation, (logits,), sampled[: len(rows)], tokens=rows)

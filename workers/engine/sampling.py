@@ -7,7 +7,6 @@ Generators, 2014), whose n-th number is a hash of start + n * gamma, so that non
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,26 +18,49 @@ _GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is wanted of one row of logits."""
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of R rows of logits. Tensors are on the logits' device; D of the rows are drawn."""
 
-    token: int | None
-    """This token's logprob; None: the next token, and its logprob."""
-    temperature: float = 0.0
-    seed: int = 0
-    position: int = 0
-    """Of the token that is drawn, in its sequence."""
+    given: torch.Tensor
+    """(R,) int64: this token's logprob; -1: the next token, and its logprob"""
+    drawn: torch.Tensor
+    """(D,) int64, rows whose next token is drawn; of others that have none given the likeliest is taken"""
+    keys: torch.Tensor
+    """(D,) int64, ``stream_key`` of each"""
+    temperatures: torch.Tensor
+    """(D,) float64, above 0"""
 
 
-def sample(logits: torch.Tensor, wanted: Sequence[Wanted], *, deterministic: bool) -> tuple[list[int], list[float]]:
-    """The token of each row of ``logits`` (R, vocabulary) float32, given or drawn, and its logprob, float32.
+def sample(logits: torch.Tensor, asked: Asked, out: torch.Tensor, *, deterministic: bool) -> None:
+    """The token of each row of ``logits`` (R, vocabulary) float32, given or found, and its logprob, to ``out``.
 
-    Tokens depend on their row alone. So do logprobs with ``deterministic``; without it they are torch's own.
+    ``out`` is (R, 2) float64, contiguous, which holds both exactly. Tokens depend on their row alone. So do logprobs,
+    which are rounded to float32, with ``deterministic``; without it they are torch's own.
     """
-    tokens = _choose(logits, wanted)
-    logprobs = (_logprobs if deterministic else _torch_logprobs)(logits, tokens[:, None])
-    return tokens.tolist(), logprobs.tolist()
+    given = asked.given
+    if len(asked.drawn):
+        scores = logits[asked.drawn].double() / asked.temperatures[:, None]
+        scores += gumbel_noise(asked.keys, logits.shape[1])
+        given = given.index_copy(0, asked.drawn, scores.argmax(dim=1))
+    if deterministic and logits.is_cuda:
+        from workers.engine import triton_sampling
+
+        triton_sampling.sample(logits.contiguous(), given, out)
+        return
+    tokens = torch.where(given < 0, logits.argmax(dim=1), given)
+    out[:, 0] = tokens
+    out[:, 1] = (_logprobs if deterministic else _torch_logprobs)(logits, tokens[:, None])
+
+
+def put_sampled(tokens: torch.Tensor, sampled: torch.Tensor) -> None:
+    """Put in place of each of ``tokens`` (T,) int64 that is -1 - row the token of that row of ``sampled`` (R, 2)."""
+    if tokens.is_cuda:
+        from workers.engine import triton_sampling
+
+        triton_sampling.put_sampled(tokens, sampled)
+        return
+    tokens.copy_(torch.where(tokens < 0, sampled[-1 - tokens.clamp(max=-1), 0].long(), tokens))
 
 
 def gumbel_noise(keys: torch.Tensor, count: int) -> torch.Tensor:
@@ -55,33 +77,12 @@ def stream_key(seed: int, position: int) -> int:
     return _signed(_hash(_hash(seed & _MASK) + position * _GAMMA & _MASK))
 
 
-def _choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> torch.Tensor:
-    tokens = logits.argmax(dim=1)
-    drawn = [row for row, want in enumerate(wanted) if want.token is None and want.temperature > 0]
-    if drawn:
-        wants = [wanted[row] for row in drawn]
-        rows = torch.tensor(drawn, device=logits.device)
-        keys = torch.tensor([stream_key(want.seed, want.position) for want in wants], device=logits.device)
-        temperatures = torch.tensor([want.temperature for want in wants], dtype=torch.float64, device=logits.device)
-        scores = logits[rows].double() / temperatures[:, None] + gumbel_noise(keys, logits.shape[1])
-        tokens[rows] = scores.argmax(dim=1)
-    given = [(row, want.token) for row, want in enumerate(wanted) if want.token is not None]
-    if given:
-        rows, ids = torch.tensor(given, device=logits.device).T
-        tokens[rows] = ids
-    return tokens
-
-
 def _torch_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(logits, dim=1).gather(1, tokens)[:, 0]
 
 
 def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """In float64, rounded once. On the CPU each operation is of single elements or, as the maximum, does not round."""
-    if logits.is_cuda:
-        from workers.engine import triton_sampling
-
-        return triton_sampling.logprobs(logits.contiguous(), tokens)
+    """In float64, rounded once. Each operation is of single elements or, as the maximum, does not round."""
     top = logits.amax(dim=1, keepdim=True)
     rows, vocabulary = logits.shape
     width = 1 << (vocabulary - 1).bit_length()

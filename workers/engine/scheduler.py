@@ -106,6 +106,9 @@ class Scheduler:
         pieces = []
         while budget and len(self.running) < self._max_running and self.waiting:
             sequence = self.waiting[0]
+            if sequence.finished:  # by a stop token, of which nobody knew when it was put off
+                self.waiting.popleft()
+                continue
             if sequence.request.arrives_at_step > self.steps:
                 break
             self._take_from_cache(sequence)

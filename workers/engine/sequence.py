@@ -18,19 +18,22 @@ class Sequence:
     def __init__(self, request: Request, place: int, page_size: int) -> None:
         self.request, self.place = request, place
         self.tokens = list(request.tokens)
+        """A last one below 0 is not known yet: -1 - the row of the pass in which it is sampled."""
         self.computed = 0
         self.table = np.empty(-(-cache_slots(request) // page_size), dtype=np.int32)
         self.held = 0
         self.path: list[Node] = []
         self.logprobs: list[float] = []
         self.prompt_logprobs: list[float] = []
+        self.scored = 0
+        """Prompt tokens whose logprobs are there, or come with a pass that has begun."""
         self.cached_tokens: int | None = None
         self.preemptions = 0
         self.stopped = False
 
     @property
     def pending(self) -> int:
-        """Tokens known and not in the cache; 1 for a sequence that is decoding."""
+        """Tokens not in the cache; 1 for a sequence that is decoding."""
         return len(self.tokens) - self.computed
 
     @property
@@ -64,9 +67,9 @@ class Sequence:
         )
 
     def _unscored(self) -> int:
-        """Prompt tokens whose logprobs are asked for and not there yet; they are the prompt's last ones."""
+        """Prompt tokens whose logprobs are asked for and not under way; they are the prompt's last ones."""
         first = self.request.logprobs_from
-        return 0 if first is None else len(self.request.tokens) - first - len(self.prompt_logprobs)
+        return 0 if first is None else len(self.request.tokens) - first - self.scored
 
     def _prompt_is_in(self) -> bool:
         return self.computed >= len(self.request.tokens)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.sampling import Wanted, gumbel_noise, sample, stream_key
+from tests.workers.engine.building import Wanted, sampled
+from workers.engine.sampling import gumbel_noise, put_sampled, stream_key
 
 GREEDY = Wanted(None)
 
@@ -21,7 +22,7 @@ def logits(rows: int, vocabulary: int = 300, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("vocabulary", [1, 2, 255, 256, 300])
 def test_greedy_takes_the_likeliest_and_says_how_likely_it_was(deterministic: bool, vocabulary: int) -> None:
     values = logits(5, vocabulary)
-    tokens, logprobs = sample(values, [GREEDY] * 5, deterministic=deterministic)
+    tokens, logprobs = sampled(values, [GREEDY] * 5, deterministic=deterministic)
     assert tokens == values.argmax(1).tolist()
     expected = torch.log_softmax(values.double(), 1).amax(1)
     assert logprobs == pytest.approx(expected.tolist(), rel=1e-6, abs=1e-7)
@@ -29,19 +30,19 @@ def test_greedy_takes_the_likeliest_and_says_how_likely_it_was(deterministic: bo
 
 def test_deterministic_logprobs_are_rounded_once() -> None:
     values = logits(200)
-    _, logprobs = sample(values, [Wanted(token) for token in range(200)], deterministic=True)
+    _, logprobs = sampled(values, [Wanted(token) for token in range(200)])
     exact = torch.log_softmax(values.double(), 1)[torch.arange(200), torch.arange(200)]
     assert logprobs == exact.float().tolist()
 
 
 def test_of_equal_logits_the_first_is_taken() -> None:
     values = torch.tensor([[0.0, 2.0, 2.0]])
-    assert sample(values, [GREEDY], deterministic=True)[0] == [1]
+    assert sampled(values, [GREEDY])[0] == [1]
 
 
 def test_given_tokens_are_scored_not_drawn() -> None:
     values = logits(2)
-    tokens, logprobs = sample(values, [Wanted(7), GREEDY], deterministic=True)
+    tokens, logprobs = sampled(values, [Wanted(7), GREEDY])
     assert tokens == [7, int(values[1].argmax())]
     assert logprobs[0] == pytest.approx(float(torch.log_softmax(values[0], 0)[7]), rel=1e-6)
 
@@ -49,9 +50,9 @@ def test_given_tokens_are_scored_not_drawn() -> None:
 def test_nan_is_told_and_does_not_spread() -> None:
     values = logits(2)
     values[0, 5] = math.nan
-    tokens, logprobs = sample(values, [GREEDY] * 2, deterministic=True)
+    tokens, logprobs = sampled(values, [GREEDY] * 2)
     assert math.isnan(logprobs[0])
-    assert (tokens[1], logprobs[1]) == tuple(x[0] for x in sample(values[1:], [GREEDY], deterministic=True))
+    assert (tokens[1], logprobs[1]) == tuple(x[0] for x in sampled(values[1:], [GREEDY]))
 
 
 @given(
@@ -64,15 +65,15 @@ def test_a_row_does_not_depend_on_the_others(rows: int, vocabulary: int, place: 
     place %= rows
     values = logits(rows, vocabulary)
     wanted = [Wanted(None, temperature if row % 3 else 0.7, row, 100 - row) for row in range(rows)]
-    tokens, logprobs = sample(values, wanted, deterministic=True)
-    alone = sample(values[place : place + 1].clone(), wanted[place : place + 1], deterministic=True)
+    tokens, logprobs = sampled(values, wanted)
+    alone = sampled(values[place : place + 1].clone(), wanted[place : place + 1])
     assert alone == ([tokens[place]], [logprobs[place]])
 
 
 def test_the_same_seed_and_position_draw_the_same_token_again() -> None:
     values = logits(1).expand(3, -1)
     seeds = [Wanted(None, 1.0, 42, 9), Wanted(None, 1.0, 42, 9), Wanted(None, 1.0, 42, 9)]
-    tokens, _ = sample(values, seeds, deterministic=True)
+    tokens, _ = sampled(values, seeds)
     assert len(set(tokens)) == 1
 
 
@@ -84,7 +85,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
         [Wanted(None, temperature, seed, 3) for seed in range(draws)],
         [Wanted(None, temperature, 3, position) for position in range(draws)],
     ):
-        tokens, logprobs = sample(values.expand(draws, -1), wanted, deterministic=True)
+        tokens, logprobs = sampled(values.expand(draws, -1), wanted)
         expected = torch.softmax(values / temperature, 0) * draws
         counts = Counter(tokens)
         assert sum((counts[i] - float(expected[i])) ** 2 / float(expected[i]) for i in range(5)) < 18.5
@@ -104,3 +105,10 @@ def test_keys_differ_by_seed_and_by_position() -> None:
     assert len(keys) == 5000
     assert all(-(2**63) <= key < 2**63 for key in keys)
     assert stream_key(-1, 5) == stream_key(2**64 - 1, 5)
+
+
+def test_tokens_that_were_not_known_are_put_in() -> None:
+    sampled_before = torch.tensor([[70.0, -0.5], [80.0, -0.5], [2.0**40, -0.5]], dtype=torch.float64)
+    tokens = torch.tensor([5, -1, 0, -3, -2])
+    put_sampled(tokens, sampled_before)
+    assert tokens.tolist() == [5, 70, 0, 2**40, 80]

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.engine.overlap import run_overlapped
+from workers.engine.packing import Rows, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.request import Request, cache_slots
+from workers.engine.sampling import put_sampled
 from workers.engine.scheduler import Piece, Scheduler
 from workers.engine.sequence import Sequence
+from workers.model.step import Step
 
 PAGE_SIZE = 4
 
 
-def next_token(tokens: list[int]) -> int:
+STOP = 2
+
+
+def next_token(tokens: Iterable[int]) -> int:
     return sum(tokens) % 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """``workers.engine.overlap.Pass``: in place of a logprob, how many tokens are behind the row."""
+
+    rows: list[Rows]
+    pairs: list[tuple[int, int]]
+
+    def found(self) -> list[tuple[int, int]]:
+        return self.pairs
 
 
 @dataclass
 class Simulation:
-    """Runs requests, and keeps for each slot the tokens up to and with the one whose latent would be in it."""
+    """Runs requests, and keeps in each slot the tokens up to and with the one whose latent would be in it.
+
+    A token's are found as attention finds latents: by the pages of those before it.
+    """
 
     pages: int
     chunk: int = 8
     max_running: int = 4
     prefix_cache: bool = True
+    stop_tokens: frozenset[int] = frozenset()
     steps: list[list[tuple[str, int, int]]] = field(default_factory=list)
     slots: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    sampled: torch.Tensor = field(default_factory=lambda: torch.zeros(100, 2, dtype=torch.float64))
 
     def __post_init__(self) -> None:
         self.pool = PagePool(self.pages)
@@ -37,7 +63,7 @@ class Simulation:
 
     def run(self, requests: list[Request]) -> list[Sequence]:
         sequences = [Sequence(request, place, PAGE_SIZE) for place, request in enumerate(requests)]
-        scheduler = Scheduler(
+        self.scheduler = Scheduler(
             sequences,
             self.pool,
             self.cache,
@@ -45,33 +71,38 @@ class Simulation:
             chunk=self.chunk,
             max_running=self.max_running,
         )
-        while pieces := scheduler.next_step():
-            assert len(self.steps) < 2000, "no progress"
-            self.steps.append([(piece.sequence.request.label, piece.start, piece.count) for piece in pieces])
-            self.check_sizes(pieces)
-            for piece in pieces:
-                self.compute(piece)
-            self.check_contents(scheduler)
-            for piece in pieces:
-                scheduler.computed(piece)
-                self.answer(piece)
-            self.check_contents(scheduler)
-            self.check_pages(scheduler)
-            scheduler.retire()
+        run_overlapped(self.scheduler, self.begin, self.stop_tokens)
+        self.check_pages()
         return sequences
 
-    def compute(self, piece: Piece) -> None:
-        for position in range(piece.start, piece.start + piece.count):
-            page = int(piece.sequence.table[position // PAGE_SIZE])
-            self.slots[page * PAGE_SIZE + position % PAGE_SIZE] = tuple(piece.sequence.tokens[: position + 1])
+    def begin(self, pieces: list[Piece]) -> Found:
+        assert len(self.steps) < 2000, "no progress"
+        self.steps.append([(piece.sequence.request.label, piece.start, piece.count) for piece in pieces])
+        self.check_sizes(pieces)
+        self.check_contents()
+        self.check_pages()
+        packed = pack(pieces, PAGE_SIZE, pinned=False)
+        step, asked = packed.layout.cut(packed.words)
+        put_sampled(step.tokens, self.sampled)
+        behind = self.compute(step)
+        pairs = [
+            (next_token(behind[row]) if token < 0 else token, len(behind[row]))
+            for row, token in zip(step.logit_rows.tolist(), asked.given.tolist(), strict=True)
+        ]
+        self.sampled[: len(pairs)] = torch.tensor(pairs, dtype=torch.float64).view(-1, 2)
+        return Found(packed.rows, pairs)
 
-    def answer(self, piece: Piece) -> None:
-        scoring, draws = piece.sequence.wanted_rows(piece.start, piece.count)
-        assert all(piece.start <= row < piece.start + piece.count for row in scoring)
-        # In place of a logprob, the position of the token that is scored.
-        piece.sequence.prompt_logprobs += [row + 1 for row in scoring]
-        if draws:
-            piece.sequence.tokens.append(next_token(piece.sequence.tokens))
+    def compute(self, step: Step) -> list[tuple[int, ...]]:
+        """Of each token, those up to and with it."""
+        behind = []
+        rows = zip(step.tokens.tolist(), step.positions.tolist(), step.slots.tolist(), strict=True)
+        for row, (token, position, slot) in enumerate(rows):
+            pages = step.page_tables[bisect_right(step.starts, row) - 1].tolist()
+            before = pages[(position - 1) // PAGE_SIZE] * PAGE_SIZE + (position - 1) % PAGE_SIZE
+            assert slot == pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE
+            self.slots[slot] = (*(self.slots[before] if position else ()), token)
+            behind.append(self.slots[slot])
+        return behind
 
     def check_sizes(self, pieces: list[Piece]) -> None:
         assert len(pieces) <= self.max_running
@@ -80,17 +111,17 @@ class Simulation:
         decoded = sum(piece.count == piece.sequence.pending == 1 for piece in pieces)
         assert sum(piece.count for piece in pieces) <= self.chunk + decoded
 
-    def check_contents(self, scheduler: Scheduler) -> None:
+    def check_contents(self) -> None:
         """What every running sequence would attend to is what its own tokens give."""
-        for sequence in scheduler.running:
+        for sequence in self.scheduler.running:
             for position in range(sequence.computed):
                 slot = int(sequence.table[position // PAGE_SIZE]) * PAGE_SIZE + position % PAGE_SIZE
                 assert self.slots[slot] == tuple(sequence.tokens[: position + 1])
 
-    def check_pages(self, scheduler: Scheduler) -> None:
+    def check_pages(self) -> None:
         """Every page is held once for each sequence that has it and once for the tree, and not by anything else."""
         holds = [0] * self.pages
-        for sequence in scheduler.running:
+        for sequence in self.scheduler.running:
             for page in sequence.table[: sequence.held].tolist():
                 holds[page] += 1
         for node in self.cache.nodes() if self.cache else []:
@@ -144,6 +175,27 @@ def test_who_was_put_off_comes_back_once_all_of_it_fits() -> None:
     assert simulation.steps[old_ends + 1] == [("young", 0, 8)]
 
 
+def test_a_stop_token_is_known_a_pass_late_and_nothing_comes_after_it() -> None:
+    simulation = Simulation(pages=20, stop_tokens=frozenset({STOP}))
+    stopping, other = simulation.run([Request((1, 1), "stopping", 9), request("other", 3, new=4)])
+    assert (stopping.tokens, stopping.stopped, other.stopped) == ([1, 1, STOP], True, False)
+    assert simulation.steps == [
+        [("stopping", 0, 2), ("other", 0, 3)],
+        [("stopping", 2, 1), ("other", 3, 1)],
+        [("other", 4, 1)],
+        [("other", 5, 1)],
+    ]
+
+
+def test_who_is_put_off_at_its_stop_token_does_not_come_back() -> None:
+    simulation = Simulation(pages=3, prefix_cache=False, stop_tokens=frozenset({STOP}))
+    old, young = simulation.run([request("old", 3, new=6), Request((1, 0, 0, 0, 0), "young", 4)])
+    assert young.tokens == [1, 0, 0, 0, 0, 1, STOP]
+    assert (young.preemptions, old.preemptions) == (1, 0)
+    assert simulation.steps[1:3] == [[("old", 3, 1), ("young", 5, 1)], [("old", 4, 1)]]
+    assert simulation.steps[3:] == [[("old", position, 1)] for position in (5, 6, 7)]
+
+
 def test_an_equal_prompt_is_taken_from_the_cache_but_for_what_its_last_token_needs() -> None:
     simulation = Simulation(pages=20)
     simulation.run([request("a", 8)])
@@ -192,19 +244,27 @@ def requests(draw: st.DrawFn) -> list[Request]:
     chunk=st.integers(1, 30),
     max_running=st.integers(1, 9),
     prefix_cache=st.booleans(),
+    stop_tokens=st.sampled_from([frozenset[int](), frozenset({STOP})]),
 )
 def test_whatever_is_asked_every_token_comes_once_from_the_right_pages(
-    calls: list[list[Request]], spare: int, chunk: int, max_running: int, prefix_cache: bool
+    calls: list[list[Request]],
+    spare: int,
+    chunk: int,
+    max_running: int,
+    prefix_cache: bool,
+    stop_tokens: frozenset[int],
 ) -> None:
-    """``check_contents`` and ``check_pages`` look after every step; here, at what came out."""
+    """``check_contents`` and ``check_pages`` look before every step; here, at what came out."""
     largest = max((-(-cache_slots(r) // PAGE_SIZE) for call in calls for r in call), default=1)
-    simulation = Simulation(largest + spare, chunk, max_running, prefix_cache)
+    simulation = Simulation(largest + spare, chunk, max_running, prefix_cache, stop_tokens)
     for call in calls:
         for sequence in simulation.run(call):
             asked = sequence.request
             expected = list(asked.tokens)
             while len(expected) < len(asked.tokens) + asked.max_new_tokens:
                 expected.append(next_token(expected))
+                if expected[-1] in stop_tokens:
+                    break
             assert sequence.tokens == expected
             first = asked.logprobs_from
             assert sequence.prompt_logprobs == ([] if first is None else list(range(first, len(asked.tokens))))
@@ -228,7 +288,9 @@ def check_computed_once(simulation: Simulation, sequence: Sequence) -> None:
         assert start == at
         at += count
     assert restarts <= sequence.preemptions
-    assert at == cache_slots(sequence.request)
+    # The last token is not computed, but for a stop token that the host did not know yet.
+    least = max(len(sequence.tokens) - 1, len(sequence.request.tokens))
+    assert least <= at <= least + sequence.stopped
 
 
 @given(requests(), st.integers(1, 12))
