@@ -86,16 +86,3 @@ def test_tokens_that_were_not_known_are_put_in() -> None:
     expected = [token if token % 3 else 7 * (token // 3) for token in range(900)]
     put_sampled(tokens, before)
     assert tokens.tolist() == expected
-
-
-@pytest.mark.parametrize("rows", [0, 1, 3, 5000])
-def test_words_cross_to_the_device_and_back(rows: int) -> None:
-    from workers.engine.triton_transfer import copy_words
-
-    there = torch.randn((rows, 2), dtype=torch.float64).pin_memory()
-    here = torch.full((rows, 2), -1.0, dtype=torch.float64, device="cuda")
-    back = torch.full((rows, 2), -2.0, dtype=torch.float64).pin_memory()
-    copy_words(there, here)
-    copy_words(here, back)
-    torch.cuda.synchronize()
-    assert torch.equal(here.cpu(), there) and torch.equal(back, there)

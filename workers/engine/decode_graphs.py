@@ -36,9 +36,7 @@ class _Graph:
     record: GraphRecord
 
     def replay(self, packed: PackedStep) -> None:
-        from workers.engine import triton_transfer
-
-        triton_transfer.copy_words(packed.words, self.words)
+        self.words.copy_(packed.words, non_blocking=True)
         step, _ = packed.layout.cut(packed.words)
         self.record.replay(self.graph, step)
 
@@ -60,7 +58,7 @@ class DecodeGraphs:
         self._can_capture = True
 
     def replay(self, packed: PackedStep) -> bool:
-        """Whether the step was replayed, and its words are to be kept until it has ended. If not, run it as it is."""
+        """Whether the step was replayed; otherwise it is to be run as it is."""
         layout = packed.layout
         count = len(layout.lengths)
         if not self._can_capture or not self._recorder.graphs or not layout.starts[-1] == layout.rows == count:

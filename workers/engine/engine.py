@@ -11,7 +11,7 @@ import torch
 from specs.errors import UsageError
 from workers.engine.decode_graphs import DecodeGraphs
 from workers.engine.overlap import Usage, run_overlapped
-from workers.engine.packing import PackedStep, Rows, pack
+from workers.engine.packing import Rows, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.request import Completion, Limits, Request, check_requests
@@ -80,9 +80,8 @@ class Engine:
             dtype=model.numerics.dtype,
             device=model.device,
         )
-        most_rows = options.chunk + options.max_running
-        self._sampled = torch.zeros((most_rows, 2), dtype=torch.float64, device=model.device)
-        """Tokens and logprobs of the last pass, in its first rows."""
+        self._sampled = torch.zeros((options.chunk + options.max_running, 2), dtype=torch.float64, device=model.device)
+        """Tokens and logprobs of the last pass."""
         self._run_pass = partial(_run_pass, model, cache, recorder, self._sampled)
         self._graphs: DecodeGraphs | None = None
         if model.device.type == "cuda":
@@ -113,8 +112,6 @@ class Engine:
                 self.usage = run_overlapped(scheduler, self._begin, self._options.stop_tokens)
         except BaseException:
             scheduler.abandon()
-            if self._graphs is not None:
-                torch.cuda.synchronize(self._device)  # passes that have begun use pinned memory
             raise
         return [sequence.completion() for sequence in sequences]
 
@@ -124,33 +121,23 @@ class Engine:
             self._prefix_cache.flush()
 
     def _begin(self, pieces: list[Piece]) -> _Begun:
-        pinned = self._graphs is not None
-        packed = pack(pieces, self._options.page_size, pinned=pinned)
+        cuda = self._device.type == "cuda"
+        packed = pack(pieces, self._options.page_size, pinned=cuda)
         if self._graphs is None or not self._graphs.replay(packed):
             self._run_pass(*packed.layout.cut(packed.words.to(self._device, non_blocking=True, copy=True)))
-        found = torch.empty((packed.layout.rows, 2), dtype=torch.float64, pin_memory=pinned)
-        sampled = self._sampled[: len(found)]
-        if not pinned:
-            return _Begun(packed, found.copy_(sampled), None)
-        from workers.engine import triton_transfer
-
-        triton_transfer.copy_words(sampled, found)
-        return _Begun(packed, found, torch.cuda.current_stream().record_event())
+        found = torch.empty((packed.layout.rows, 2), dtype=torch.float64, pin_memory=cuda)
+        found.copy_(self._sampled[: len(found)], non_blocking=True)
+        return _Begun(packed.rows, found, torch.cuda.current_stream().record_event() if cuda else None)
 
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
     """``workers.engine.overlap.Pass`` on a device."""
 
-    packed: PackedStep
-    """Kept while the device may read it."""
+    rows: list[Rows]
     sampled: torch.Tensor
     """(R, 2) float64 on the host, once ``arrived``."""
     arrived: torch.cuda.Event | None
-
-    @property
-    def rows(self) -> list[Rows]:
-        return self.packed.rows
 
     def found(self) -> list[list[float]]:
         if self.arrived is not None:
