@@ -20,8 +20,7 @@ def test_a_small_model(gemm: str, deterministic: bool) -> None:
         timed = bench.decode(batch)
         assert timed.captured and 0 < timed.seconds < 1e-2
         engine = timed.engine
-        # Without what a step of the engine is besides the pass, of which the host does the most meanwhile.
-        assert engine is not None and timed.seconds < 1.05 * engine.seconds < 1e-2
+        assert engine is not None and 0 < engine.seconds < 1e-2
         assert engine.seconds < 1.05 * engine.traced_seconds < 2e-2
         assert 0 < engine.weight_bytes <= _bytes_read(NANO, NANO.n_routed_experts * (NANO.num_hidden_layers - 1))
     prefill = bench.prefill(600)
