@@ -44,7 +44,7 @@ outputs = set()
 for name, side in sides.items():
     call = operation.call(side, torch.device(arguments.device))
     if call is None:
-        raise SystemExit("this operation needs all ranks or the cache: the two outputs above are what there is")
+        raise SystemExit(f"it can't be run by itself on {{arguments.device}}: the two outputs above are what there is")
     rows = (call()[side.rows].cpu().contiguous() for _ in range(arguments.runs))
     found = {{row.view(torch.uint8).numpy().tobytes() for row in rows}}
     print(f"{{name}} inputs: {{len(found)}} distinct outputs of the row in {{arguments.runs}} runs")

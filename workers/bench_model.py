@@ -204,21 +204,11 @@ class _Listener(TraceRecorder):
     def graphs(self) -> bool:
         return self._told is None
 
-    def op(
-        self,
-        name: str,
-        kind: str,
-        implementation: str,
-        inputs: Tensors,
-        output: torch.Tensor,
-        *,
-        tokens: torch.Tensor | None = None,
-        weights: Tensors = (),
-    ) -> None:
+    def op(self, name: str, kind: str, implementation: str, inputs: Tensors, output: torch.Tensor, **more: Any) -> None:
         if self._told is not None:
             self._told(name, kind, output)
         else:
-            super().op(name, kind, implementation, inputs, output, tokens=tokens, weights=weights)
+            super().op(name, kind, implementation, inputs, output, **more)
 
 
 class _Routed:

@@ -51,7 +51,7 @@ def shape_of(config: ModelConfig) -> AttentionShape:
 def attend(
     ops: Ops, q: torch.Tensor, latents: torch.Tensor, step: Step, cache: LatentCache, config: ModelConfig
 ) -> torch.Tensor:
-    return ops.attention(q, latents, ops.plan_attention(step, cache), shape_of(config))
+    return ops.attention(q, latents, ops.plan_attention(step, cache.page_size), shape_of(config))
 
 
 def assert_near(got: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from tests.workers.model.packing import NANO, prompt
 from tests.workers.trace.test_ranks import WEIGHT, OneBit
+from tests.workers.trace.test_rerun import kept_again
 from workers import observe
 from workers.engine.engine import Engine, EngineOptions
 from workers.engine.request import Request
@@ -21,9 +23,10 @@ from workers.model.model import DeepseekV3
 from workers.model.numerics import Numerics
 from workers.model.sharding import Ranks
 from workers.model.weights import RandomWeights
+from workers.trace.capture import same_bits
 from workers.trace.compare import first_parting
 from workers.trace.digests import Digester, rows_of
-from workers.trace.recorder import TraceRecorder
+from workers.trace.recorder import TraceRecorder, Wish
 from workers.trace.trace import Instance, Trace
 
 CUDA = torch.device("cuda")
@@ -97,6 +100,36 @@ def test_one_bit_of_a_weight_is_blamed_on_its_product() -> None:
     found = first_parting(Instance([clean], 0, "row 0"), Instance([faulty], 0, "row 0"))
     assert found is not None and found.inputs_equal and not found.weights_equal
     assert f"model.{found.ops[0].name}.weight" == WEIGHT
+
+
+@pytest.mark.parametrize(
+    ("numerics", "name", "kind", "implementation"),
+    [
+        (INVARIANT, "layers.1.mlp.experts.gate_up_proj", "fp8_gemm", "farm:grouped-invariant"),
+        (INVARIANT, "layers.1.mlp.experts.down_proj", "fp8_gemm", "farm:grouped-invariant"),
+        (INVARIANT, "layers.1.mlp.experts.activation", "silu_multiply", "triton:silu_multiply"),
+        (INVARIANT, "layers.1.self_attn.attention", "attention", "triton:attention"),
+        (INVARIANT, "layers.1.input_layernorm", "rms_norm", "triton:rms_norm"),
+        (INVARIANT, "layers.1.self_attn.q_b_proj.quantise", "quantise", "triton:quantise"),
+        (ORDINARY, "layers.1.self_attn.attention", "attention", "torch:attention"),
+    ],
+)
+def test_what_is_kept_gives_the_same_bits_again(
+    numerics: Numerics, name: str, kind: str, implementation: str, tmp_path: Path
+) -> None:
+    engine, recorder = traced_engine(NANO, numerics)
+    batch = [Request(tuple(prompt(30 + 9 * i, seed=i)), f"row {i}", 4) for i in range(5)]
+    for step in (0, 1):
+        engine.flush_cache()
+        recorder.capture(Wish(step, name))
+        engine.generate(batch)
+        recorder.finish()
+        kept = recorder.captured
+        assert kept is not None
+        operation, row = kept_again(kept, 3, {"kind": kind, "implementation": implementation}, tmp_path)
+        call = operation.call(operation.first, CUDA)
+        assert call is not None
+        assert same_bits((call()[operation.first.rows].cpu(),), (row.output,)), step
 
 
 @pytest.mark.parametrize("numerics", [INVARIANT, ORDINARY])

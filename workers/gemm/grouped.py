@@ -11,6 +11,8 @@ from workers.gemm.inputs import BLOCK
 from workers.gemm.native import OUT_DTYPES, VARIANTS, FarmGemm, check_inputs, current_stream, load
 from workers.gemm.target import GemmInputs
 
+IMPLEMENTATION = "farm:grouped-invariant"
+"""As recorders are told."""
 TILE_ROWS = (8, 16, 32, 64, 128)
 """How many rows a tile may have. Results don't depend on it."""
 _WEIGHT_ROWS = 64

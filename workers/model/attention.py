@@ -7,6 +7,7 @@ Prefill and decode are the same computation, so that they can agree bit for bit.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class LatentAttention:
         source = f"model.{self._name}"
         self._heads = config.num_attention_heads // pieces.total * pieces.count
         self._shape = AttentionShape(softmax_scale(config), config.kv_lora_rank, pieces.count)
+        self._numbers = asdict(self._shape)
         # One product makes both latents, as servers have it; every rank makes them whole.
         down = read_weight(context, [f"{source}.q_a_proj", f"{source}.kv_a_proj_with_mqa"])
         self._qkv_a_proj = Linear(context, f"{self._name}.qkv_a_proj", down)
@@ -63,7 +65,7 @@ class LatentAttention:
         self._remember(c_kv, key, tables, latents, slots)
         q = self._queries(c_q, tables)
         gathered = context.ops.attention(q, latents, plan, self._shape)
-        context.ran(f"{name}.attention", "attention", (q,), gathered)
+        context.ran(f"{name}.attention", "attention", (q,), gathered, numbers=self._numbers, cache=latents)
         values = context.ops.head_matmul(gathered, self._value_up)
         context.ran(f"{name}.value_up", "head_matmul", (gathered,), values, weights=(self._value_up,))
         partial = self._o_proj(prepare(context, f"{name}.o_proj", values.flatten(1)))
@@ -75,7 +77,7 @@ class LatentAttention:
         context, name, norm = self._context, self._name, self._kv_a_norm
         eps = context.config.rms_norm_eps
         normed, rotated, latent = context.ops.latent(c_kv, key, norm, eps, tables, latents, slots)
-        context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,))
+        context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,), numbers={"eps": eps})
         context.ran(f"{name}.k_rope", "rope", (key,), rotated)
         context.moved(f"{name}.latent", "concatenate", (normed, rotated), latent)
         if context.recorder.active:  # which may have written into it

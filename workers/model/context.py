@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from workers.model.collectives import Collective
 from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
 from workers.model.ops import Ops
-from workers.model.recorder import Recorder
+from workers.model.recorder import NO_NUMBERS, Recorder
 from workers.model.sharding import Pieces, Ranks
 from workers.model.weights import WeightSource
 
@@ -35,9 +36,12 @@ class Context:
         *,
         tokens: torch.Tensor | None = None,
         weights: tuple[torch.Tensor, ...] = (),
+        numbers: Mapping[str, float] = NO_NUMBERS,
+        cache: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tells the recorder of one of ``ops``; returns ``output``."""
-        self.recorder.op(name, kind, f"{self.ops.source}:{kind}", inputs, output, tokens=tokens, weights=weights)
+        told = name, kind, f"{self.ops.source}:{kind}", inputs, output
+        self.recorder.op(*told, tokens=tokens, weights=weights, numbers=numbers, cache=cache)
         return output
 
     def moved(self, name: str, kind: str, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from itertools import pairwise
 import torch
 
 from workers.gemm.inputs import quantise_rows
-from workers.model.cache import LatentCache
 from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
 from workers.model.step import Step
@@ -91,13 +90,13 @@ class FixedOps(Ops):
             total = total + outputs[:, i] * weights[:, i : i + 1]
         return onto + total.to(onto.dtype)
 
-    def plan_attention(self, step: Step, cache: LatentCache) -> list[_Block]:
+    def plan_attention(self, step: Step, page_size: int) -> list[_Block]:
         """In order of splits, since each adds to what those before it left."""
         counts = [stop - start for start, stop in pairwise(step.starts)]
         blocks = []
         for start in range(0, max(step.lengths), SPLIT):
             seeing = [i for i, length in enumerate(step.lengths) if length > start]
-            slots = slots_of(step.page_tables[seeing], cache.page_size, start, start + SPLIT)
+            slots = slots_of(step.page_tables[seeing], page_size, start, start + SPLIT)
             keys = torch.arange(start, start + SPLIT)
             single = [n for n, i in enumerate(seeing) if counts[i] == 1]
             if single:

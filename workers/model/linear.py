@@ -76,16 +76,16 @@ def activate(
 
     ``tokens`` as a recorder takes them.
     """
-    ops, active = context.ops, context.recorder.active
+    ops, active, numbers = context.ops, context.recorder.active, {"pieces": pieces}
     if context.numerics.gemm is None:
         plain = ops.silu_multiply(gate_up.view(gate_up.shape[0] * pieces, -1)).view(gate_up.shape[0], -1)
-        return Rows(context.ran(name, "silu_multiply", (gate_up,), plain, tokens=tokens))
+        return Rows(context.ran(name, "silu_multiply", (gate_up,), plain, tokens=tokens, numbers=numbers))
     activated, *quantised = ops.silu_multiply_quantise(gate_up, pieces=pieces, plain=active)
     if activated is None:  # told as one operation: what lies between the two is nowhere
         codes, scales = quantised
-        context.ran(name, "silu_multiply", (gate_up,), codes, tokens=tokens)
+        context.ran(name, "silu_multiply", (gate_up,), codes, tokens=tokens, numbers=numbers)
         return Rows(codes, scales)
-    context.ran(name, "silu_multiply", (gate_up,), activated, tokens=tokens)
+    context.ran(name, "silu_multiply", (gate_up,), activated, tokens=tokens, numbers=numbers)
     return quantised_rows(context, linear, activated, quantised, tokens)
 
 

@@ -64,7 +64,7 @@ class DeepseekV3:
         """
         context = self._context
         context.recorder.begin(step)
-        plan = context.ops.plan_attention(step, cache)
+        plan = context.ops.plan_attention(step, cache.page_size)
         tables = self._rotary.tables(step.positions)
         x, added = self._embedding(step.tokens), None
         for layer, latents in zip(self._layers, cache.layers, strict=True):
@@ -145,11 +145,12 @@ class Head:
     def __call__(self, x: torch.Tensor, added: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Rows ``tokens`` (R,) of (T, hidden), and of as many to be added to it, to (R, vocabulary) float32."""
         context = self._context
-        total, normed = context.ops.add_rms_norm(x, added, tokens, self._norm, context.config.rms_norm_eps)
+        eps = context.config.rms_norm_eps
+        total, normed = context.ops.add_rms_norm(x, added, tokens, self._norm, eps)
         if context.recorder.active:
             residual = residual_name(context.config.num_hidden_layers - 1)
             context.ran(residual, "residual", (x[tokens], added[tokens]), total, tokens=tokens)
-        context.ran("norm", "rms_norm", (total,), normed, tokens=tokens, weights=(self._norm,))
+        context.ran("norm", "rms_norm", (total,), normed, tokens=tokens, weights=(self._norm,), numbers={"eps": eps})
         parts = [context.ops.matmul(normed, weight, torch.float32) for weight in self._weights]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         context.ran("lm_head", "matmul", (normed,), logits, tokens=tokens, weights=tuple(self._weights))

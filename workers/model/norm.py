@@ -44,8 +44,8 @@ class Norm:
                 context.ran(self._residual, "residual", (x, added), total)
         if values is None:  # told as one operation: what lies between the two is nowhere
             codes, scales = quantised
-            context.ran(self._name, "rms_norm", (total,), codes, weights=(weight,))
+            context.ran(self._name, "rms_norm", (total,), codes, weights=(weight,), numbers={"eps": eps})
             return Normed(total, None, Rows(codes, scales))
-        context.ran(self._name, "rms_norm", (total,), values, weights=(weight,))
+        context.ran(self._name, "rms_norm", (total,), values, weights=(weight,), numbers={"eps": eps})
         rows = quantised_rows(context, self._linear, values, quantised) if quantised else Rows(values)
         return Normed(total, values, rows)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 
-from workers.model.cache import LatentCache
 from workers.model.config import ModelConfig
 from workers.model.numerics import Numerics
 from workers.model.rope import Tables, rotate
@@ -129,8 +128,8 @@ class Ops(Protocol):
         """``workers.model.rope.rotate`` of (T, H, rope), to the bit, to ``out``, which may have gaps."""
         return out.copy_(rotate(x, tables))
 
-    def plan_attention(self, step: Step, cache: LatentCache) -> Any:
-        """What attention needs of a step, the same in all layers."""
+    def plan_attention(self, step: Step, page_size: int) -> Any:
+        """What attention needs of a step over pages of ``page_size`` tokens, the same in all layers."""
 
     def attention(self, q: torch.Tensor, latents: torch.Tensor, plan: Any, shape: AttentionShape) -> torch.Tensor:
         """Causal attention of queries (T, H, latent) over one layer of the cache (slots, latent).

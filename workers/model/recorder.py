@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from workers.model.step import Step
 
 Tensors = tuple[torch.Tensor, ...]
+NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 
 
 class GraphRecord(Protocol):
@@ -56,6 +58,8 @@ class Recorder(Protocol):
         *,
         tokens: torch.Tensor | None = None,
         weights: Tensors = (),
+        numbers: Mapping[str, float] = NO_NUMBERS,
+        cache: torch.Tensor | None = None,
     ) -> None:
         """An operation ran.
 
@@ -63,7 +67,8 @@ class Recorder(Protocol):
         ``kind`` is one of KINDS; ``implementation`` is what really ran, as ``farm:invariant`` or ``torch.matmul``.
         ``tokens`` (R,) int64: row i of ``output`` and of all inputs is of token tokens[i] of the step. None: of T
         tokens each tensor has k * T rows, k of each token, token by token.
-        ``weights`` are the same in every step. Of ``attention`` the latents are an input too, and are not given.
+        ``weights`` are the same in every step, and so are ``numbers``: what else it takes to run it by itself.
+        ``cache`` (slots, latent) are the latents that ``attention`` reads, an input too.
         """
 
 
@@ -118,5 +123,7 @@ class NullRecorder:
         *,
         tokens: torch.Tensor | None = None,
         weights: Tensors = (),
+        numbers: Mapping[str, float] = NO_NUMBERS,
+        cache: torch.Tensor | None = None,
     ) -> None:
         pass

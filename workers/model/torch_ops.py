@@ -8,7 +8,6 @@ from itertools import pairwise
 import torch
 
 from workers.gemm.inputs import quantise_rows
-from workers.model.cache import LatentCache
 from workers.model.ops import AttentionShape, Ops
 from workers.model.paging import slots_of
 from workers.model.step import Step, graph_length
@@ -57,14 +56,14 @@ class TorchOps(Ops):
         wanted = outputs.masked_fill((weights == 0)[:, :, None], 0)
         return onto + (wanted * weights[:, :, None]).sum(dim=1).to(onto.dtype)
 
-    def plan_attention(self, step: Step, cache: LatentCache) -> list[_Group]:
+    def plan_attention(self, step: Step, page_size: int) -> list[_Group]:
         """All sequences with one new token make one group, each of the others one of its own."""
         counts = [stop - start for start, stop in pairwise(step.starts)]
         if max(counts) == 1:  # nothing comes from the host, so that a graph can be captured
             longest = graph_length(max(step.lengths)) if step.tokens.is_cuda else max(step.lengths)
-            return [_group(step, cache, slice(0, len(counts)), slice(0, len(counts)), longest)]
+            return [_group(step, page_size, slice(0, len(counts)), slice(0, len(counts)), longest)]
         groups = [
-            _group(step, cache, slice(i, i + 1), slice(step.starts[i], step.starts[i + 1]), step.lengths[i])
+            _group(step, page_size, slice(i, i + 1), slice(step.starts[i], step.starts[i + 1]), step.lengths[i])
             for i, count in enumerate(counts)
             if count > 1
         ]
@@ -72,7 +71,7 @@ class TorchOps(Ops):
         if not single:
             return groups
         rows = torch.tensor([step.starts[i] for i in single], device=step.tokens.device)
-        return [*groups, _group(step, cache, single, rows, max(step.lengths[i] for i in single))]
+        return [*groups, _group(step, page_size, single, rows, max(step.lengths[i] for i in single))]
 
     def attention(
         self, q: torch.Tensor, latents: torch.Tensor, plan: list[_Group], shape: AttentionShape
@@ -89,9 +88,9 @@ class TorchOps(Ops):
 
 
 def _group(
-    step: Step, cache: LatentCache, sequences: slice | list[int], rows: slice | torch.Tensor, longest: int
+    step: Step, page_size: int, sequences: slice | list[int], rows: slice | torch.Tensor, longest: int
 ) -> _Group:
     tables = step.page_tables[sequences]
     positions = step.positions[rows].view(len(tables), -1, 1, 1)
     hidden = torch.arange(longest, device=positions.device) > positions
-    return _Group(rows, len(tables), slots_of(tables, cache.page_size, 0, longest), hidden)
+    return _Group(rows, len(tables), slots_of(tables, page_size, 0, longest), hidden)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from workers.model import triton_attention, triton_latent, triton_matmul, triton_norms, triton_router, triton_rows
-from workers.model.cache import LatentCache
 from workers.model.step import Step
 
 
@@ -30,5 +29,5 @@ class TritonOps:
     def weight(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
 
-    def plan_attention(self, step: Step, cache: LatentCache) -> triton_attention.Plan:
-        return triton_attention.plan_attention(step, cache.page_size)
+    def plan_attention(self, step: Step, page_size: int) -> triton_attention.Plan:
+        return triton_attention.plan_attention(step, page_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,16 +59,19 @@ def same_bits(first: Tensors, second: Tensors) -> bool:
 def pack(captured: tuple[Captured, Captured], rows: tuple[Row, Row], about: dict[str, object]) -> bytes | None:
     """A safetensors file with the inputs and outputs of both and the weights; None if it would be too large.
 
-    Names are ``first.inputs.0``, ``second.output``, ``weights.1``. The metadata's ``farm`` is JSON: ``about``, of both
-    the ``rows`` of the output that parted, [first, behind the last], and which tensors were ``turned`` to be
-    contiguous: of these the transpose is what was used.
+    Names are ``first.inputs.0``, ``second.output``, ``weights.1``, ``first.beside.latents``. The metadata's ``farm`` is
+    JSON: ``about``, the operation's ``numbers``, of both the ``rows`` of the output that parted, [first, behind the
+    last], and which tensors were ``turned`` to be contiguous: of these the transpose is what was used.
     """
     from safetensors.torch import save
 
+    if "first_expert" in captured[0].numbers:
+        captured = _of_chosen(captured[0], rows[0]), _of_chosen(captured[1], rows[1])
     tensors: dict[str, torch.Tensor] = {}
     for name, one in zip(("first", "second"), captured, strict=True):
         tensors |= {f"{name}.inputs.{i}": tensor for i, tensor in enumerate(one.inputs)}
         tensors[f"{name}.output"] = one.output
+        tensors |= {f"{name}.beside.{key}": tensor for key, tensor in one.beside.items()}
     tensors |= {f"weights.{i}": tensor for i, tensor in enumerate(captured[0].weights)}
     if sum(tensor.nbytes for tensor in tensors.values()) > LARGEST:
         return None
@@ -78,5 +81,18 @@ def pack(captured: tuple[Captured, Captured], rows: tuple[Row, Row], about: dict
         if tensor.dim() == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous()
     ]
     kept = {name: (tensor.t() if name in turned else tensor).contiguous() for name, tensor in tensors.items()}
-    told = {**about, "rows": [[row.place, row.place + row.count] for row in rows], "turned": turned}
+    places = [[row.place, row.place + row.count] for row in rows]
+    told = {**about, "numbers": dict(captured[0].numbers), "rows": places, "turned": turned}
     return save(kept, {"farm": json.dumps(told)})
+
+
+def _of_chosen(captured: Captured, row: Row) -> Captured:
+    """A product of many experts with those alone that the row's token goes to, numbered anew; -1 for the others."""
+    *operands, experts = captured.inputs
+    first, count = int(captured.numbers["first_expert"]), len(captured.weights[0])
+    chosen = row.inputs[-1].unique()
+    chosen = chosen[(chosen >= first) & (chosen < first + count)]
+    here = experts[..., None] == chosen
+    numbered = torch.where(here.any(dim=-1), here.int().argmax(dim=-1), -1)
+    weights = tuple([weight.view(torch.uint8)[chosen - first].view(weight.dtype) for weight in captured.weights])
+    return replace(captured, inputs=(*operands, numbered), weights=weights)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from specs.job import OWN_VARIANTS
 from specs.result import Coverage
+from workers.gemm.grouped import IMPLEMENTATION as GROUPED
 from workers.trace.trace import Trace
 
-FIXED = frozenset({"farm:invariant", "farm:grouped-invariant", "farm:persistent", "farm:logprobs"})
+FIXED = frozenset({"farm:invariant", GROUPED, "farm:persistent", "farm:logprobs"})
 """Of the farm's own: rows and runs have the same bits in every batch."""
 MADE_TO_BE_FIXED = ("fixed:", "triton:", "symmetric_memory:", "all_gather+")
 """What the implementations of ``workers.model`` for deterministic runs are called."""

@@ -6,13 +6,13 @@ It is idle until told, and then costs a branch an operation. Nothing waits for t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from workers.model.recorder import GraphRecord, Tensors
+from workers.model.recorder import NO_NUMBERS, GraphRecord, Tensors
 from workers.model.step import Step
 from workers.trace.digests import Digester, Found, contiguous, flat_rows, rows_of, weight_digest
 from workers.trace.trace import COLLECTIVES, Digests, Trace, TracedOp, TracedStep
@@ -28,6 +28,10 @@ class Captured:
     tokens: torch.Tensor | None
     step_tokens: int
     """T of the step."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What ``attention`` reads besides: the step's ``starts``, ``lengths``, ``positions`` and ``page_tables``, and
+    ``latents`` (pages, page size, latent) of the pages that these have, numbered anew."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class TraceRecorder:
         self._weights: dict[str, tuple[bytes, ...]] = {}
         self._seen: dict[Hashable, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
         self._capturing = False
+        self._step: Step
+        """The one that has begun."""
         self._begin_again(None)
 
     def trace(self) -> None:
@@ -122,7 +128,7 @@ class TraceRecorder:
             return
         self._digester.launch()
         self._passes += 1
-        self._count = step.tokens.shape[0]
+        self._step = step
         if self._wish is None:
             self._begin_step(_Step(self._call, step))
 
@@ -147,12 +153,16 @@ class TraceRecorder:
         *,
         tokens: torch.Tensor | None = None,
         weights: Tensors = (),
+        numbers: Mapping[str, float] = NO_NUMBERS,
+        cache: torch.Tensor | None = None,
     ) -> None:
         if not self.active:
             return
         if self._wish is not None:
             if self._wish == Wish(self._passes, name):
-                self._capture(inputs, output, weights, tokens)
+                rows = None if tokens is None else tokens.cpu()
+                kept = _copies(inputs), _copy(output), _copies(weights), rows, len(self._step.tokens), dict(numbers)
+                self.captured = Captured(*kept, {} if cache is None else self._beside(cache))
             return
         if name not in self._weights:
             self._weights[name] = tuple(weight_digest(weight) for weight in weights)
@@ -167,9 +177,18 @@ class TraceRecorder:
         self._steps.append(step)
         self._ops = step.ops
 
-    def _capture(self, inputs: Tensors, output: torch.Tensor, weights: Tensors, tokens: torch.Tensor | None) -> None:
-        rows = None if tokens is None else tokens.cpu()
-        self.captured = Captured(_copies(inputs), _copy(output), _copies(weights), rows, self._count)
+    def _beside(self, cache: torch.Tensor) -> dict[str, torch.Tensor]:
+        step, tables = self._step, self._step.page_tables.cpu()
+        pages, numbered = tables.unique(return_inverse=True)
+        first = int(pages[0] < 0)  # -1, for none, comes first
+        latents = cache.unflatten(0, (-1, self._page_size))[pages[first:].to(cache.device).long()]
+        return {
+            "starts": torch.tensor(step.starts),
+            "lengths": torch.tensor(step.lengths),
+            "positions": _copy(step.positions),
+            "page_tables": (numbered - first).int(),
+            "latents": _copy(latents),
+        }
 
     def _handle(self, tensor: torch.Tensor, *, output: bool) -> int:
         """Of a tensor's digests. An input is most often an earlier output, whose memory holds it as long as that lives.
@@ -190,7 +209,7 @@ class TraceRecorder:
         return handle
 
     def _begin_again(self, wish: Wish | None) -> None:
-        self._wish, self._steps, self._call, self._passes, self._count = wish, list[_Step](), -1, -1, 0
+        self._wish, self._steps, self._call, self._passes = wish, list[_Step](), -1, -1
         if wish is not None:
             self.captured = None
         self._seen.clear()

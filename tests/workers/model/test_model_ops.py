@@ -120,7 +120,7 @@ def test_attention_by_its_definition(heads: int) -> None:
             wanted[row] = weights @ keys[: position + 1, :128]
     every: list[Ops] = [FIXED, ORDINARY]
     for ops in every:
-        got = ops.attention(q, cache.layers[0], ops.plan_attention(step, cache), shape)
+        got = ops.attention(q, cache.layers[0], ops.plan_attention(step, cache.page_size), shape)
         assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -30,7 +30,7 @@ class Noting(NullRecorder):
         output: torch.Tensor,
         *,
         tokens: torch.Tensor | None = None,
-        weights: Tensors = (),
+        **_: object,
     ) -> None:
         count = self.steps[-1].tokens.shape[0]
         for tensor in (*inputs, output):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.workers.trace.tracing import Server, request
+from tests.workers.trace.tracing import FIXED, PAGE, Server, request
+from workers.gemm.inputs import FP8
 from workers.model.numerics import Numerics
 from workers.trace.capture import Row, pack, row_of, same_bits
 from workers.trace.recorder import Captured, Wish
-from workers.trace.rerun import load
+from workers.trace.rerun import Operation, load
 from workers.trace.values import row_difference
 
 CPU = torch.device("cpu")
@@ -28,41 +30,85 @@ def captured(server: Server, name: str) -> Captured:
     return server.recorder.captured
 
 
+def kept_again(kept: Captured, token: int, about: dict[str, object], folder: Path) -> tuple[Operation, Row]:
+    """Of both runs the same, through a file."""
+    row = row_of(kept, token)
+    assert row is not None
+    content = pack((kept, copy.deepcopy(kept)), (row, row), {**ABOUT, **about})
+    assert content is not None
+    (folder / "op").write_bytes(content)
+    return load(folder / "op"), row
+
+
+BY_PIECES = Numerics("invariant", torch.float32, deterministic=True, tp_granularity=2)
+ORDINARY = Numerics("invariant", torch.float32, deterministic=False)
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "implementation"),
+    ("numerics", "name", "kind", "implementation"),
     [
-        ("layers.0.self_attn.qkv_a_proj", "fp8_gemm", "farm:invariant"),
-        ("layers.1.mlp.gate", "matmul", "fixed:matmul"),
-        ("lm_head", "matmul", "fixed:matmul"),
-        ("layers.0.self_attn.key_up", "head_matmul", "fixed:head_matmul"),
-        ("layers.0.mlp.activation", "silu_multiply", "fixed:silu_multiply"),
-        ("layers.1.mlp.expert_sum.0", "weighted_sum", "fixed:weighted_sum"),
+        (FIXED, "layers.0.self_attn.qkv_a_proj", "fp8_gemm", "farm:invariant"),
+        (FIXED, "layers.1.mlp.gate", "matmul", "fixed:matmul"),
+        (FIXED, "lm_head", "matmul", "fixed:matmul"),
+        (FIXED, "layers.0.self_attn.key_up", "head_matmul", "fixed:head_matmul"),
+        (FIXED, "layers.0.mlp.activation", "silu_multiply", "fixed:silu_multiply"),
+        (BY_PIECES, "layers.0.mlp.activation", "silu_multiply", "fixed:silu_multiply"),
+        (FIXED, "layers.1.mlp.expert_sum.0", "weighted_sum", "fixed:weighted_sum"),
+        (FIXED, "layers.1.input_layernorm", "rms_norm", "fixed:rms_norm"),
+        (ORDINARY, "layers.0.self_attn.kv_a_layernorm", "rms_norm", "torch:rms_norm"),
+        (FIXED, "layers.0.mlp.residual", "residual", "fixed:residual"),
+        (FIXED, "layers.0.self_attn.o_proj.quantise", "quantise", "fixed:quantise"),
+        (FIXED, "layers.0.self_attn.o_proj.quantise.scales", "quantise", "fixed:quantise"),
+        (FIXED, "layers.1.self_attn.attention", "attention", "fixed:attention"),
+        (BY_PIECES, "layers.1.self_attn.attention", "attention", "fixed:attention"),
+        (ORDINARY, "layers.1.self_attn.attention", "attention", "torch:attention"),
     ],
 )
-def test_what_is_kept_gives_the_same_bits_again(name: str, kind: str, implementation: str, tmp_path: Path) -> None:
-    kept = captured(Server(), name)
-    row = row_of(kept, 19)
-    assert row is not None
-    content = pack((kept, copy.deepcopy(kept)), (row, row), {**ABOUT, "kind": kind, "implementation": implementation})
-    assert content is not None
-    (tmp_path / "op").write_bytes(content)
-    operation = load(tmp_path / "op")
+def test_what_is_kept_gives_the_same_bits_again(
+    numerics: Numerics, name: str, kind: str, implementation: str, tmp_path: Path
+) -> None:
+    kept = captured(Server(numerics), name)
+    operation, row = kept_again(kept, 19, {"kind": kind, "implementation": implementation}, tmp_path)
     call = operation.call(operation.first, CPU)
     assert call is not None
     assert same_bits((call(),), (kept.output,))
     assert same_bits((operation.second.output[operation.second.rows],), (row.output,))
 
 
+def test_attention_is_kept_with_the_pages_that_its_step_reads(tmp_path: Path) -> None:
+    """Of a step that decodes one sequence beside another's prompt, over pages of which others hold the first."""
+    server = Server()
+    server.engine.generate([request("earlier", 70, seed=3)])
+    server.recorder.capture(Wish(2, "layers.1.self_attn.attention"))
+    late = replace(request("late", 40, seed=2), arrives_at_step=2)
+    server.engine.generate([request("a", new=6), late])
+    server.recorder.finish()
+    kept = server.recorder.captured
+    assert kept is not None and kept.beside["lengths"].tolist() == [22, 40]
+    pages = -(-22 // PAGE) + -(-40 // PAGE)
+    assert kept.beside["latents"].shape[:2] == (pages, PAGE)
+    operation, _ = kept_again(kept, 0, {"kind": "attention", "implementation": "fixed:attention"}, tmp_path)
+    call = operation.call(operation.second, CPU)
+    assert call is not None
+    assert same_bits((call(),), (kept.output,))
+
+
+def test_of_many_experts_those_of_the_row_are_kept(tmp_path: Path) -> None:
+    experts = torch.tensor([[9, 5], [4, 7], [7, 2]])  # those from 4 to 7 are here
+    weights = torch.arange(8.0).view(4, 1, 2).to(FP8), torch.arange(4.0).view(4, 1, 1)
+    inputs = torch.ones(3, 2).to(FP8), torch.ones(3, 1), experts
+    kept = Captured(inputs, torch.zeros(6, 1), weights, None, 3, {"first_expert": 4})
+    grouped: dict[str, object] = {"kind": "fp8_gemm", "implementation": "farm:grouped-invariant"}
+    operation, row = kept_again(kept, 2, grouped, tmp_path)
+    assert (row.place, row.count) == (4, 2)
+    assert operation.first.inputs[2].tolist() == [[-1, -1], [-1, 0], [0, -1]]
+    assert [weight.float().tolist() for weight in operation.weights] == [[[[6, 7]]], [[[3]]]]
+    assert operation.call(operation.first, CPU) is None  # it is a kernel of the GPU's
+
+
 def test_the_control_gives_more_than_one_output(tmp_path: Path) -> None:
     kept = captured(Server(Numerics("streamk", torch.float32, False)), "layers.0.self_attn.qkv_a_proj")
-    row = row_of(kept, 0)
-    assert row is not None
-    content = pack(
-        (kept, copy.deepcopy(kept)), (row, row), {**ABOUT, "kind": "fp8_gemm", "implementation": "farm:streamk"}
-    )
-    assert content is not None
-    (tmp_path / "op").write_bytes(content)
-    operation = load(tmp_path / "op")
+    operation, _ = kept_again(kept, 0, {"kind": "fp8_gemm", "implementation": "farm:streamk"}, tmp_path)
     call = operation.call(operation.first, CPU)
     assert call is not None
     outputs = set()
@@ -73,14 +119,9 @@ def test_the_control_gives_more_than_one_output(tmp_path: Path) -> None:
     assert len(outputs) > 1
 
 
-def test_attention_can_not_be_run_by_itself(tmp_path: Path) -> None:
-    kept = captured(Server(), "layers.0.self_attn.attention")
-    row = row_of(kept, 3)
-    assert row is not None
-    content = pack((kept, copy.deepcopy(kept)), (row, row), {**ABOUT, "kind": "attention"})
-    assert content is not None
-    (tmp_path / "op").write_bytes(content)
-    operation = load(tmp_path / "op")
+@pytest.mark.parametrize("name, kind", [("layers.0.self_attn.all_reduce", "all_reduce"), ("embed_tokens", "embedding")])
+def test_what_can_not_be_run_by_itself(name: str, kind: str, tmp_path: Path) -> None:
+    operation, _ = kept_again(captured(Server(), name), 3, {"kind": kind}, tmp_path)
     assert operation.call(operation.first, CPU) is None
 
 

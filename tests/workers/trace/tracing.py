@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -57,13 +58,13 @@ class FaultyRecorder(TraceRecorder):
         output: torch.Tensor,
         *,
         tokens: torch.Tensor | None = None,
-        weights: Tensors = (),
+        **more: Any,
     ) -> None:
         if self.fault is not None and self.fault.op == name and self._row >= 0:
             places = range(output.shape[0]) if tokens is None else tokens.tolist()
             if self._row in places:
                 flip(output, list(places).index(self._row))
-        super().op(name, kind, implementation, inputs, output, tokens=tokens, weights=weights)
+        super().op(name, kind, implementation, inputs, output, tokens=tokens, **more)
         if self.dangling and kind == "rms_norm":
             noise = torch.rand(output.shape[0], 4)
             super().op(f"{name}.dangling", "rms_norm", "nobody reads it", (output,), noise, tokens=tokens)
