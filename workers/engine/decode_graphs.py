@@ -15,9 +15,6 @@ from workers.model.step import Step, graph_length
 
 MOST_GRAPHS = 128
 
-Pass = Callable[[Step, Asked], None]
-"""Forward and sampling."""
-
 
 @dataclass(frozen=True)
 class _Sizes:
@@ -48,8 +45,9 @@ class DecodeGraphs:
     device, all steps run as they are.
     """
 
-    def __init__(self, run: Pass, recorder: Recorder, sampled: torch.Tensor) -> None:
-        """``sampled`` is what passes read of the one before them, and then write: (most rows, 2) float64."""
+    def __init__(self, run: Callable[[Step, Asked], None], recorder: Recorder, sampled: torch.Tensor) -> None:
+        """``run`` enqueues a pass with its sampling, which reads ``sampled`` (most rows, 2) of the one before it and
+        then writes it."""
         self._run, self._recorder, self._sampled = run, recorder, sampled
         self._seen: set[_Sizes] = set()
         self._graphs: dict[_Sizes, _Graph] = {}

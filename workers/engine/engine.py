@@ -11,7 +11,7 @@ import torch
 from specs.errors import UsageError
 from workers.engine.decode_graphs import DecodeGraphs
 from workers.engine.overlap import Usage, run_overlapped
-from workers.engine.packing import Rows, pack
+from workers.engine.packing import LogitRows, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.request import Completion, Limits, Request, check_requests
@@ -134,7 +134,7 @@ class Engine:
 class _Begun:
     """``workers.engine.overlap.Pass`` on a device."""
 
-    rows: list[Rows]
+    rows: list[LogitRows]
     sampled: torch.Tensor
     """(R, 2) float64 on the host, once ``arrived``."""
     arrived: torch.cuda.Event | None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.engine.packing import Rows
+from workers.engine.packing import LogitRows
 from workers.engine.scheduler import Piece, Scheduler
 from workers.engine.sequence import Sequence as Running
 
@@ -15,7 +15,7 @@ class Pass(Protocol):
     """One that the device was given."""
 
     @property
-    def rows(self) -> list[Rows]:
+    def rows(self) -> list[LogitRows]:
         """Of each piece."""
 
     def found(self) -> Sequence[Sequence[float]]:

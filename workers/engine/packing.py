@@ -76,7 +76,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LogitRows:
     """Which rows of logits are a piece's."""
 
     scored: slice
@@ -90,7 +90,7 @@ class PackedStep:
     words: torch.Tensor
     """(W,) int64 on the host, in memory that a GPU copies from while the host goes on, where ``pinned``."""
     layout: Layout
-    rows: list[Rows]
+    rows: list[LogitRows]
     """Of each piece."""
 
 
@@ -114,7 +114,7 @@ def pack(pieces: Sequence[Piece], page_size: int, *, pinned: bool) -> PackedStep
         scored = slice(len(given), len(given) + len(scoring))
         logit_rows += [position + offset for position in scoring]
         given += [sequence.tokens[position + 1] for position in scoring]
-        rows.append(Rows(scored, len(given) if draw else None))
+        rows.append(LogitRows(scored, len(given) if draw else None))
         if draw:
             end = piece.start + piece.count
             if request.temperature > 0:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.overlap import run_overlapped
-from workers.engine.packing import Rows, pack
+from workers.engine.packing import LogitRows, pack
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.request import Request, cache_slots
@@ -34,7 +34,7 @@ def next_token(tokens: Iterable[int]) -> int:
 class Found:
     """``workers.engine.overlap.Pass``: in place of a logprob, how many tokens are behind the row."""
 
-    rows: list[Rows]
+    rows: list[LogitRows]
     pairs: list[tuple[int, int]]
 
     def found(self) -> list[tuple[int, int]]:
