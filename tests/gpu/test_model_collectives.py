@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.workers.model.ranks import run_group
+from tests.workers.model.ranks import CASES, logits, run_group
 from workers.model.collectives import Collective, make_collective, ordered_sum
 from workers.model.sharding import Ranks
 
@@ -103,3 +103,19 @@ def check_gathers(ranks: Ranks) -> None:
 def test_sums_and_gathers_on_all_gpus(size: int, tmp_path: Path) -> None:
     run_group(size, check, tmp_path, device="cuda")
     assert {file.read_text() for file in tmp_path.iterdir()} == {"symmetric_memory:ordered_sum"}
+
+
+IN_PIECES = [case for case in CASES if case.endswith("in pieces")]
+
+
+def save_logits(ranks: Ranks, folder: Path) -> None:
+    torch.save({case: logits(ranks, case) for case in IN_PIECES}, folder / f"{ranks.rank}.pt")
+
+
+def test_a_model_over_ranks_has_the_bits_of_one(size: int, tmp_path: Path) -> None:
+    ranks = 2 if size < 4 else 4
+    run_group(ranks, save_logits, tmp_path, device="cuda")
+    alone = {case: logits(Ranks(0, 1, torch.device("cuda", 0)), case).cpu() for case in IN_PIECES}
+    for rank in range(ranks):
+        found = torch.load(tmp_path / f"{rank}.pt", map_location="cpu")
+        assert all(torch.equal(found[case], alone[case]) for case in IN_PIECES), rank

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from orchestrator import bench_model
 from orchestrator.bench_model import bench_model_documents
 from orchestrator.cli.bench import BenchModel
 from tests.orchestrator.cli.farm import farm
+from workers import bench_collectives
 from workers.bench_model import ModelBench
 from workers.model.config import PRESETS
 
@@ -18,6 +20,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_model, "BATCHES", (1, 3))
     monkeypatch.setattr(bench_model, "CONTEXT", 40)
     monkeypatch.setattr(bench_model, "PREFILL", 40)
+    reduces = bench_collectives.bench_collectives
+    few = (1, 5)
+    monkeypatch.setattr(bench_collectives, "bench_collectives", lambda setting: reduces(replace(setting, tokens=few)))
 
 
 def test_the_command_prints_and_writes_what_was_measured(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ TOKENS = [1, 2, 3, 17, 64]
 def logits(ranks: Ranks, case: str) -> torch.Tensor:
     """Of a prompt in two chunks, beside another sequence, and of one decoded token."""
     collective, numerics = CASES[case]
-    server = Server(build(numerics, ranks=ranks, collective=collective), numerics.dtype)
+    model = build(numerics, ranks=ranks, collective=collective)
+    server = Server(model, numerics.dtype, device=ranks.device)
     first = server.run({"a": prompt(40), "b": prompt(7, seed=1)})
     second = server.run({"b": [5], "a": prompt(30, seed=2)})
     return torch.cat((first, second))
