@@ -19,7 +19,7 @@ from orchestrator.store import Store
 from specs.device import Device
 from specs.errors import InfrastructureError, UsageError
 from specs.model_job import ModelJob
-from specs.result import RunRecord, RunStatus
+from specs.result import Outcome, RunRecord, RunStatus
 from specs.unit import Capacity
 from tests.orchestrator.builders import model_job
 from tests.orchestrator.test_execute import Silent
@@ -80,7 +80,7 @@ def test_a_rank_that_is_lost_before_the_first_unit_is_named_and_the_gang_torn_do
 @pytest.mark.parametrize(
     ("strikes", "told"),
     [
-        ("arrive die", r"rank 1 of 2 of invariant died when it was to come to the rendezvous"),
+        ("arrive die", r"rank 1 of 2 of streamk died when it was to come to the rendezvous"),
         ("run later", r"rank 1 died"),
         ("run hang", r"rank 0 and rank 1 took longer than timeouts.unit \(12 s\)"),
     ],
@@ -89,16 +89,15 @@ def test_a_lost_rank_costs_an_attempt_and_no_samples_of_it_are_kept(
     cluster: Cluster, store: Store, folder: RunFolder, fault: Any, strikes: str, told: str
 ) -> None:
     fault(strikes)
-    target = {"name": "invariant", "gemm": "invariant", "collective": "ordered", "deterministic": True, "tp": 2}
-    modes, timeouts = ["single", "neighbour"], {"unit": 12.0}
-    job = model_job(targets=[target], modes=modes, timeouts=timeouts, trials=4, max_new_tokens=16)
-    record, progress = run(cluster, store, folder, job)
+    record, progress = run(cluster, store, folder, model_job(timeouts={"unit": 12.0}, trials=4, max_new_tokens=16))
     assert record.status is RunStatus.COMPLETE and record.judgement is not None
     (failure,) = store.failures(record.id)
     assert (failure.unit, failure.attempt) == (0, 1)
     assert re.search(told, failure.reason), failure.reason
     assert any(failure.reason in note for note in progress.notes)
-    assert [(verdict.total, verdict.unique) for verdict in record.judgement.verdicts] == [(1 + 2 + 3 + 4, 1), (4, 1)]
+    by_target = {verdict.variant: verdict for verdict in record.judgement.verdicts}
+    assert by_target["invariant"].outcome is Outcome.DETERMINISTIC
+    assert {verdict.total for verdict in by_target.values()} == {1 + 2 + 3 + 4}
     assert [result.attempt for result in store.results(record.id)] == [2, 1]
     assert all_is_given_back(cluster)
 

@@ -43,8 +43,8 @@ def test_a_decoded_row_does_not_depend_on_its_batch(numerics: Numerics) -> None:
     alone.run({"a": LONG[:30]})
     wanted = alone.run({"a": [9]})[0]
     server = Server(model, numerics.dtype, pages=2048)
-    for batch, places in ((1, {0}), (2, {0, 1}), (3, {0, 1, 2}), (16, {0, 8, 15}), (33, {32}), (64, {0, 40})):
-        for place in places:
+    for batch in (1, 2, 3, 16, 33, 64):
+        for place in {0, batch // 2, batch - 1}:
             labels = [f"{batch}.{place}.{i}" for i in range(batch)]
             # The others are shorter and longer, and at other positions.
             server.run(
