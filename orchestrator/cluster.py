@@ -160,14 +160,18 @@ def local() -> Cluster:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[Cluster]:
+def connect(address: str | None, job: JobBase | None = None) -> Iterator[Cluster]:
     """Join the cluster at ``address``, or start a Ray of our own and take it down again.
 
-    Raises InfrastructureError where the cluster can't be reached.
+    Raises InfrastructureError where the cluster can't be reached, and UsageError for a ``job`` that this machine can't
+    run, before a Ray is started on it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
+        here = local()
+        if job is not None:
+            here.capacity(job)
         # Ray would write a token file to ~/.ray for a cluster that lives as long as this command.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -175,7 +179,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
-            node = local().nodes[0]
+            node = here.nodes[0]
             cpus, gpus = node["Resources"]["CPU"], node["Resources"].get("GPU", 0)
             ray.init(num_cpus=cpus, num_gpus=gpus, labels=node["Labels"], include_dashboard=False, **quiet)
         else:

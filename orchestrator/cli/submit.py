@@ -33,16 +33,14 @@ def submit(
     """
     from importlib.metadata import version
 
-    from orchestrator.cluster import connect, local
+    from orchestrator.cluster import connect
     from orchestrator.plan import make_plan
     from orchestrator.run_folder import RunFolder
     from orchestrator.store import Store
     from specs.load import dump_job, load_job
 
     job = load_job(spec, overrides or ())
-    if address is None:  # what this machine can't run is told before a Ray is started
-        local().capacity(job)
-    with Store.open() as store, connect(address) as cluster:
+    with Store.open() as store, connect(address, job) as cluster:
         plan = make_plan(job, cluster.capacity(job))
         record = store.create_run(plan, farm_version=version("determinism-farm"))
         folder = RunFolder(record.folder)
