@@ -80,7 +80,7 @@ def pack(captured: tuple[Captured, Captured], rows: tuple[Row, Row], about: dict
         for name, tensor in tensors.items()
         if tensor.dim() == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous()
     ]
-    kept = {name: (tensor.t() if name in turned else tensor).contiguous() for name, tensor in tensors.items()}
+    kept = {name: (tensor.t() if name in turned else tensor).contiguous().cpu() for name, tensor in tensors.items()}
     places = [[row.place, row.place + row.count] for row in rows]
     told = {**about, "numbers": dict(captured[0].numbers), "rows": places, "turned": turned}
     return save(kept, {"farm": json.dumps(told)})
@@ -94,5 +94,6 @@ def _of_chosen(captured: Captured, row: Row) -> Captured:
     chosen = chosen[(chosen >= first) & (chosen < first + count)]
     here = experts[..., None] == chosen
     numbered = torch.where(here.any(dim=-1), here.int().argmax(dim=-1), -1)
-    weights = tuple([weight.view(torch.uint8)[chosen - first].view(weight.dtype) for weight in captured.weights])
+    places = (chosen - first).to(captured.weights[0].device)
+    weights = tuple([weight.view(torch.uint8)[places].view(weight.dtype) for weight in captured.weights])
     return replace(captured, inputs=(*operands, numbered), weights=weights)

@@ -20,11 +20,12 @@ from workers.trace.trace import COLLECTIVES, Digests, Trace, TracedOp, TracedSte
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """The tensors of one operation, copied to the host."""
+    """The tensors of one operation, copied to the host but for the weights."""
 
     inputs: Tensors
     output: torch.Tensor
     weights: Tensors
+    """As the model has them: those of many experts are more than is kept in the end."""
     tokens: torch.Tensor | None
     step_tokens: int
     """T of the step."""
@@ -161,7 +162,7 @@ class TraceRecorder:
         if self._wish is not None:
             if self._wish == Wish(self._passes, name):
                 rows = None if tokens is None else tokens.cpu()
-                kept = _copies(inputs), _copy(output), _copies(weights), rows, len(self._step.tokens), dict(numbers)
+                kept = _copies(inputs), _copy(output), weights, rows, len(self._step.tokens), dict(numbers)
                 self.captured = Captured(*kept, {} if cache is None else self._beside(cache))
             return
         if name not in self._weights:
