@@ -72,34 +72,32 @@ def test_the_cpu_kernels_are_as_fast_as_they_were_measured() -> None:
     assert min(ratios) >= 1  # what was asked for: at least torch's
 
 
-def test_the_model_on_an_h200_answered_as_the_readme_says() -> None:
-    modes = {(one["target"], one["mode"]): one for one in results("h200-model.json")["summary"]["configurations"]}
-    ours = [one for (target, _), one in modes.items() if target == "invariant"]
+def answered(name: str, control: str) -> tuple[dict[str, Any], str]:
+    """The control's results by mode, and the least and the most that `invariant`, with one answer everywhere, costs."""
+    configurations = results(name)["summary"]["configurations"]
+    ours = [one for one in configurations if one["target"] == "invariant"]
     assert [one["unique"] for one in ours] == [1] * 6
+    modes = {one["mode"]: one for one in configurations if one["target"] == control}
+    assert [modes[mode]["total"] for mode in ("single", "mixed", "prefix")] == [1275] * 3
     costs = [one["cost"] for one in ours]
-    assert f"one in all six modes, and {min(costs):.2f} to {max(costs):.2f} of the time" in README
-    single, mixed, prefix = (modes["sgl-kernel", mode] for mode in ("single", "mixed", "prefix"))
-    assert [one["total"] for one in (single, mixed, prefix)] == [1275] * 3
-    assert f"{single['unique']} distinct answers of 1275 in `single`" in README
-    assert f"up to {mixed['unique']} and {prefix['unique']} of one prompt in `mixed` and `prefix`" in README
-    firsts = [one["first_divergence"] for (target, _), one in modes.items() if target == "sgl-kernel"]
+    return modes, f"{min(costs):.2f} to {max(costs):.2f} of the time"
+
+
+def test_the_model_on_an_h200_answered_as_the_readme_says() -> None:
+    modes, cost = answered("h200-model.json", "sgl-kernel")
+    assert f"one in all six modes, and {cost}" in README
+    assert f"{modes['single']['unique']} distinct answers of 1275 in `single`" in README
+    mixed, prefix = modes["mixed"]["unique"], modes["prefix"]["unique"]
+    assert f"up to {mixed} and {prefix} of one prompt in `mixed` and `prefix`" in README
+    firsts = [one["first_divergence"] for one in modes.values()]
     assert sum("qkv_a_proj (fp8_gemm by sgl-kernel" in first for first in firsts) > len(firsts) / 2
 
 
 def test_the_model_on_two_h200s_answered_as_the_readme_says() -> None:
-    modes = {
-        (one["target"], one["mode"]): one for one in results("h200-x2-model-mini.json")["summary"]["configurations"]
-    }
-    ours = [one for (target, _), one in modes.items() if target == "invariant"]
-    assert [one["unique"] for one in ours] == [1] * 6
-    costs = [one["cost"] for one in ours]
-    assert f"one in all six modes on two GPUs, and {min(costs):.2f} to {max(costs):.2f} of the time" in README
-    single, mixed, prefix = (modes["streamk", mode] for mode in ("single", "mixed", "prefix"))
-    assert [one["total"] for one in (single, mixed, prefix)] == [1275] * 3
-    found = (
-        f"{single['unique']} distinct answers of 1275 in `single`, up to {mixed['unique']} and {prefix['unique']} of"
-    )
-    assert found in README
+    modes, cost = answered("h200-x2-model-mini.json", "streamk")
+    assert f"one in all six modes on two GPUs, and {cost}" in README
+    single, mixed, prefix = (modes[mode]["unique"] for mode in ("single", "mixed", "prefix"))
+    assert f"{single} distinct answers of 1275 in `single`, up to {mixed} and {prefix} of one prompt" in README
 
 
 def test_the_h200_figures_are_those_of_the_files() -> None:

@@ -132,8 +132,8 @@ def _attention(ops: Ops, q: torch.Tensor, beside: dict[str, torch.Tensor], numbe
 
 
 def _numbered(tensors: dict[str, torch.Tensor], name: str) -> Tensors:
-    count = sum(key.startswith(f"{name}.") for key in tensors)
-    return tuple(tensors[f"{name}.{i}"] for i in range(count))
+    found = _named(tensors, f"{name}.")
+    return tuple(found[str(i)] for i in range(len(found)))
 
 
 def _named(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
