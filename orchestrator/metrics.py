@@ -35,7 +35,7 @@ _GAUGES: dict[str, tuple[Labels, str]] = {
     "farm_flip_rate_bound_ratio": (_GROUP, "Exact 95 % upper bound of the flip rate, where none was seen."),
     "farm_kernel_time_seconds": (_TARGET, "Median time of one launch."),
     "farm_determinism_cost_ratio": (_TARGET, "Median time over that of the fastest nondeterministic variant."),
-    "farm_generation_tokens_per_second": (_MODE, "New tokens a second, over all batches of a mode."),
+    "farm_generation_tokens_per_second": (_MODE, "New tokens a second, over one batch of each unit of a mode."),
     "farm_generation_cost_ratio": (
         _MODE,
         "Tokens a second of the fastest nondeterministic target on as many ranks, over those of this one.",

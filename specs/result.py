@@ -61,7 +61,10 @@ class Measurement(Part):
 
 
 class Generation(Part):
-    """What one unit of a model job computed, and how long that took."""
+    """What the middle one of a unit's batches, sent again, had the engine compute, and how long that took.
+
+    The cache was empty; kernels were compiled and graphs captured before.
+    """
 
     prompt_tokens: int
     """Whether computed or found in the prefix cache."""
@@ -250,7 +253,7 @@ class Throughput(Part):
     new_tokens: int
     seconds: float
     tokens_per_second: float
-    """New tokens, over all of the mode's batches."""
+    """New tokens, over one batch of each unit."""
     cost: float | None
     """Tokens per second of the fastest nondeterministic target on as many ranks over this one's; None without one."""
 

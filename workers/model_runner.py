@@ -60,7 +60,7 @@ class ModelRunner:
         recorder = TraceRecorder(device, job.page_size) if job.trace else None
         model = DeepseekV3(self._config, source, ranks, collective, numerics, recorder)
         engine = Engine(model, _options(job, self._tokenizer), recorder)
-        self._generator = _Timed(engine)
+        self._engine = engine
         self._replayer = Replayer(engine, recorder, ranks) if recorder is not None else None
 
     def run(self, unit: ModelUnit, attempt: int, known: Known) -> Outputs:
@@ -71,12 +71,12 @@ class ModelRunner:
         explained = Explanation()
         if self._unsupported is None:
             count = _Count(self._job, unit, attempt, self.environment, table, known)
-            self._generator.begin()
+            self._engine.flush_cache()  # so that another attempt meets the same
             trials = self._batches(unit)
             batches = batches_text(trials)
             for trial in trials:
-                count.trial(trial, play(trial, self._generator))
-            generation, samples = self._generator.generation, count.kept
+                count.trial(trial, play(trial, self._engine))
+            generation, samples = _timed(trials[len(trials) // 2], self._engine, self._device), count.kept
             if self._replayer is not None:
                 explained = explain(self._job, unit, self._replayer, self._trials[unit.mode], count.flips())
         result = UnitResult(
@@ -165,16 +165,11 @@ class _Count:
             ledger.keep(digest, self._bytes[digest])
 
 
-class _Timed:
-    """The engine, with a count of what it generated and how long that took."""
+class _Stopwatch:
+    """The engine, with a count of what it generates and how long that takes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.begin()
-
-    def begin(self) -> None:
-        """Of a unit: nothing is left of the one before, so that another attempt meets the same cache."""
-        self._engine.flush_cache()
         self.generation = Generation(prompt_tokens=0, new_tokens=0, seconds=0.0)
 
     def generate(self, requests: list[Request]) -> list[Completion]:
@@ -190,6 +185,15 @@ class _Timed:
 
     def flush_cache(self) -> None:
         self._engine.flush_cache()
+
+
+def _timed(trial: Trial, engine: Engine, device: torch.device) -> Generation:
+    """A batch with an empty cache; on a GPU the second such, when kernels are compiled for it and graphs captured."""
+    for _ in range(2 if device.type == "cuda" else 1):
+        engine.flush_cache()
+        stopwatch = _Stopwatch(engine)
+        play(trial, stopwatch)
+    return stopwatch.generation
 
 
 def _unsupported(target: ModelTarget, dtype: torch.dtype, device: torch.device) -> str | None:
