@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -73,18 +74,21 @@ class _Evidence:
     """Groups of which a unit has no result, with the reason."""
     unsupported: dict[Group, str]
     measured: dict[tuple[str, Shape, Dtype, str], list[UnitResult]]
-    places: dict[Group, int]
-    """How many processes, or devices, a group's units ran in."""
+    targets: dict[Group, set[str]]
+    """The variants whose samples are compared in a group."""
+    places: dict[tuple[Group, str], set[object]]
+    """Of a group in a stratum, the devices, the processes or the targets that its samples came from."""
 
     @classmethod
     def gather(cls, plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure]) -> _Evidence:
         by_unit = {result.unit: result for result in results}
         failed = {failure.unit: failure.reason for failure in failures}
-        found = cls(UniquenessTable(), {}, {}, {}, {}, {})
+        found = cls(UniquenessTable(), {}, {}, {}, {}, {}, {})
         for unit in plan.units:
             result = by_unit.get(unit.index)
             for group in unit.groups:
                 found.groups.setdefault(group)
+                found.targets.setdefault(group, set()).add(unit.variant)
                 if result is None:
                     found.missing.setdefault(group, failed.get(unit.index, "not all of its units were run"))
             if result is not None:
@@ -95,12 +99,12 @@ class _Evidence:
         if isinstance(unit, KernelUnit) and result.measurement is not None:
             key = (unit.variant, unit.shape, unit.dtype, result.environment.stratum)
             self.measured.setdefault(key, []).append(result)
-        self.table.merge(UniquenessTable.from_records(result.cells))
-        for group in unit.groups:
-            if result.unsupported is not None:
-                self.unsupported[group] = result.unsupported
-            else:
-                self.places[group] = self.places.get(group, 0) + 1
+        table = UniquenessTable.from_records(result.cells)
+        self.table.merge(table)
+        for group, stratum, _ in table:
+            self.places.setdefault((group, stratum), set()).add(_source(group.property, unit, result))
+        if result.unsupported is not None:
+            self.unsupported.update(dict.fromkeys(unit.groups, result.unsupported))
 
     def under_the_same_conditions(self, group: Group, variant: str, stratum: str) -> list[Cell]:
         """Of another variant, the cells that a group may be held against."""
@@ -123,10 +127,17 @@ class _Evidence:
         return not seen or max(seen) > 0
 
 
+def _source(prop: Property, unit: WorkUnit, result: UnitResult) -> object:
+    """What a property compares with others of its kind."""
+    if prop is Property.CROSS_DEVICE:
+        return result.environment.node, result.environment.device_uuid
+    return unit.index if prop is Property.CROSS_PROCESS else unit.variant
+
+
 def _verdicts(job: Job, group: Group, evidence: _Evidence, sample: LoadSample) -> list[Verdict]:
     unsupported = evidence.unsupported.get(group)
     strata = evidence.table.strata(group)
-    if unsupported is not None:
+    if not strata and unsupported is not None:
         return [_verdict(job, group, "-", Cell(), Outcome.UNSUPPORTED, unsupported, None)]
     if not strata:
         why = evidence.missing.get(group, "it has no samples")
@@ -147,16 +158,29 @@ def _outcome(job: Job, group: Group, stratum: str, cell: Cell, evidence: _Eviden
         return Outcome.ERROR, f"no flip so far, but {evidence.missing[group]}"
     if cell.trials < 2:
         return Outcome.INCONCLUSIVE, f"{cell.trials} trial: at least 2 are needed to compare"
-    if group.property is Property.CROSS_DEVICE and evidence.places[group] < 2:
-        return Outcome.INCONCLUSIVE, "there was only one device: cross_device needs at least 2"
-    if group.property is Property.CROSS_PROCESS and evidence.places[group] < 2:
-        return Outcome.INCONCLUSIVE, "all trials fell into one process: raise trials to at least 2 for each process"
+    if (nothing_to_compare := _one_alone(group, evidence.places[group, stratum], evidence.targets[group])) is not None:
+        return Outcome.INCONCLUSIVE, nothing_to_compare
+    if group in evidence.unsupported:
+        return Outcome.INCONCLUSIVE, f"no flip, but some of its units could not run: {evidence.unsupported[group]}"
     if not evidence.can_differ(group.subject, group.dtype):
         return Outcome.INCONCLUSIVE, (
             "these inputs can't show a difference: summing the K blocks of a reference in another order "
             f"changes no bit of the {group.dtype} output elements looked at"
         )
     return _held_against_controls(job, group, stratum, evidence)
+
+
+def _one_alone(group: Group, places: set[object], targets: set[str]) -> str | None:
+    """Why the samples of one stratum were not compared across what the property is about."""
+    match group.property:
+        case Property.CROSS_DEVICE if len(places) < 2:
+            return "there was only one device: cross_device needs at least 2"
+        case Property.CROSS_PROCESS if len(places) < 2:
+            return "all trials fell into one process: cross_process needs at least 2"
+        case Property.TP_INVARIANCE if places != targets:
+            absent = " and ".join(sorted(targets - places))
+            return f"{absent} did not run on this hardware, so that there is nothing to compare with"
+    return None
 
 
 def _held_against_controls(job: Job, group: Group, stratum: str, evidence: _Evidence) -> tuple[Outcome, str | None]:
@@ -254,8 +278,8 @@ def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> lis
             for (rival, *where), median in medians.items()
             if rival in flipping and rival != name and where == [shape, dtype, stratum]
         ]
-        first = results[0].measurement
-        assert first is not None
+        measurements = [result.measurement for result in results if result.measurement is not None]
+        worst = max(measurements, key=lambda one: (math.isnan(one.relative_error), one.relative_error))
         q1, _, q3 = statistics.quantiles(times, n=4, method="inclusive")
         speed = Speed(
             variant=name,
@@ -263,14 +287,15 @@ def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> lis
             dtype=dtype,
             stratum=stratum,
             timing=Timing(launches=len(times), median=statistics.median(times), q1=q1, q3=q3),
-            relative_error=first.relative_error,
-            rounding_floor=first.rounding_floor,
+            relative_error=worst.relative_error,
+            rounding_floor=worst.rounding_floor,
             cost=statistics.median(times) / min(rivals) if rivals and name not in flipping else None,
             failed_gates=[],
+            open_gates=[],
         )
         gate = job.gates.speed
         against = medians.get((gate.against, shape, dtype, stratum)) if gate else None
-        speeds.append(speed.model_copy(update={"failed_gates": _failed_gates(job, speed, against)}))
+        speeds.append(_gated(job, speed, against))
     return speeds
 
 
@@ -278,10 +303,11 @@ def _seconds(results: list[UnitResult]) -> list[float]:
     return [second for result in results if result.measurement is not None for second in result.measurement.seconds]
 
 
-def _failed_gates(job: KernelJob, speed: Speed, against: float | None) -> list[str]:
-    failed = []
+def _gated(job: KernelJob, speed: Speed, against: float | None) -> Speed:
+    """With the gates that failed, and those for which something is missing."""
+    failed, unknown = [], []
     allowed = job.gates.accuracy
-    # Written so that a NaN fails. A dtype that holds the reference exactly has a floor of 0, and so a limit of 0.
+    # Written so that a NaN fails.
     if allowed is not None and not speed.relative_error <= allowed * speed.rounding_floor:
         failed.append(
             f"accuracy: relative error {speed.relative_error:.3e} is over {allowed:g} x the rounding floor "
@@ -289,11 +315,12 @@ def _failed_gates(job: KernelJob, speed: Speed, against: float | None) -> list[s
         )
     gate = job.gates.speed
     variant = next(v for v in job.variants if v.name == speed.variant)
-    if gate and against is not None and variant.expectation(Property.RUN_TO_RUN) is Expectation.DETERMINISTIC:
-        ratio = against / speed.timing.median
-        if ratio < gate.at_least:
+    if gate and variant.expectation(Property.RUN_TO_RUN) is Expectation.DETERMINISTIC:
+        if against is None:
+            unknown.append(f"speed: {gate.against} was not measured here, so nothing can be held against it")
+        elif (ratio := against / speed.timing.median) < gate.at_least:
             failed.append(f"speed: {ratio:.3f} x {gate.against}, at least {gate.at_least:g} is wanted")
-    return failed
+    return speed.model_copy(update={"failed_gates": failed, "open_gates": unknown})
 
 
 def _exit_code(verdicts: list[Verdict], speeds: list[Speed], errors: list[str]) -> ExitCode:
@@ -306,4 +333,5 @@ def _exit_code(verdicts: list[Verdict], speeds: list[Speed], errors: list[str]) 
         v for v in verdicts if v.outcome is Outcome.INCONCLUSIVE and v.required and v.expected is not Expectation.ANY
     ]
     nothing_ran = all(v.outcome is Outcome.UNSUPPORTED for v in verdicts)
-    return ExitCode.INCONCLUSIVE if open_questions or nothing_ran else ExitCode.MET
+    unknown = open_questions or nothing_ran or any(s.open_gates for s in speeds)
+    return ExitCode.INCONCLUSIVE if unknown else ExitCode.MET

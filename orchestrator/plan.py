@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Literal
@@ -74,9 +75,8 @@ def _units_of(job: KernelJob, capacity: Capacity, variant: str, shape: Shape, dt
     for prop in job.properties:
         for stress in job.stress:
             if prop is Property.CROSS_DEVICE:
-                for slot in range(capacity.workers):
-                    share = max(1, job.trials // capacity.workers)
-                    yield unit(prop, stress, slot * share, share, slot)
+                for slot, (first, trials) in enumerate(_shares(max(job.trials, capacity.workers), capacity.workers)):
+                    yield unit(prop, stress, first, trials, slot)
             else:
                 for first, trials in _chunks(job, shape, prop, capacity.device):
                     yield unit(prop, stress, first, trials)
@@ -86,9 +86,15 @@ def _chunks(job: KernelJob, shape: Shape, prop: Property, device: Device) -> Ite
     trials = job.trials_of(prop)
     size = max(2, int(UNIT_SECONDS / _trial_seconds(shape, prop, device)))
     if prop is Property.CROSS_PROCESS:
-        size = min(size, max(1, trials // job.processes))
-    for first in range(0, trials, size):
-        yield first, min(size, trials - first)
+        return _shares(trials, min(trials, max(math.ceil(trials / size), job.processes)))
+    return ((first, min(size, trials - first)) for first in range(0, trials, size))
+
+
+def _shares(trials: int, parts: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of parts that differ by one at most."""
+    for part in range(parts):
+        first, end = part * trials // parts, (part + 1) * trials // parts
+        yield first, end - first
 
 
 def _trial_seconds(shape: Shape, purpose: Property | Literal["measure"], device: Device) -> float:

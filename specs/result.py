@@ -54,7 +54,7 @@ class Measurement(Part):
     relative_error: float
     """||out - ref|| / ||ref|| against fp64 of the dequantised operands."""
     rounding_floor: float
-    """What rounding the fp64 reference itself to the dtype costs."""
+    """The relative error that rounding alone makes: of the result to the dtype, and of the sum before it."""
     reordered_elements: int
     """Output elements, of those looked at, whose bits change when the reference sums its K blocks in another order."""
     reordered_of: int
@@ -240,6 +240,8 @@ class Speed(Part):
     cost: float | None
     """Median time over that of the fastest nondeterministic variant on this shape; None where there is none."""
     failed_gates: list[str]
+    open_gates: list[str] = Field(default=[])
+    """Those that can't be held, since something was not measured."""
 
 
 class Throughput(Part):

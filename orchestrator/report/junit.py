@@ -75,8 +75,8 @@ def _verdict_case(suite: str, verdict: Verdict) -> ET.Element:
 
 def _speed_case(suite: str, speed: Speed) -> ET.Element:
     case = _case(suite, speed.variant, f"{speed.shape} {speed.dtype} accuracy and speed [{speed.stratum}]")
-    if speed.failed_gates:
-        _add(case, "failure", "gate", "; ".join(speed.failed_gates))
+    if speed.failed_gates or speed.open_gates:
+        _add(case, "failure", "gate", "; ".join(speed.failed_gates + speed.open_gates))
     told = f"{timing_words(speed.timing)}, relative error {speed.relative_error:.3e}"
     ET.SubElement(case, "system-out").text = _valid(told)
     return case

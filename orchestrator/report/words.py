@@ -255,8 +255,9 @@ def _remarks(judgement: Judgement) -> Iterator[tuple[str, str, str, str]]:
         if ran.outside:
             yield _OUTSIDE, ran.variant, ran.variant, coverage_words(ran)
     for speed in judgement.speeds:
-        for gate in speed.failed_gates:
-            yield _GATE, speed.variant, f"{speed.variant} {speed.shape} {speed.dtype}", gate
+        for heading, gates in ((_GATE, speed.failed_gates), (_OPEN, speed.open_gates)):
+            for gate in gates:
+                yield heading, speed.variant, f"{speed.variant} {speed.shape} {speed.dtype}", gate
 
 
 def environment_words(environment: Environment) -> str:

@@ -27,7 +27,10 @@ class Case:
         self.plan: Plan = make_plan(job(**dict[str, Any](shapes=[[8, 1024, 8]], trials=12) | changes), capacity)
         self.answers: dict[str, list[str]] = {"streamk": FLIPPING}
         self.measured: dict[str, Measurement] = {}
+        self.rounds: dict[str, list[Measurement]] = {}
+        """What a variant's first measurements gave, where they were not alike."""
         self.unsupported: dict[str, str] = {}
+        self.unsupported_units: set[int] = set()
         self.failures: list[UnitFailure] = []
         self.environments = [environment()]
         self.kept = "abc"
@@ -48,10 +51,17 @@ class Case:
         answer = bytes.fromhex(digest)
         return struct.pack("<4H", *answer[:4]) if chr(answer[0]) in self.kept else None
 
+    def _measurement(self, unit: KernelUnit) -> Measurement:
+        rounds = self.rounds.get(unit.variant, [])
+        return rounds.pop(0) if rounds else self.measured.get(unit.variant, measurement())
+
     def _result(self, unit: KernelUnit) -> UnitResult:
         table = UniquenessTable()
-        where = self.environments[unit.index % len(self.environments)]
-        if unit.variant not in self.unsupported and unit.purpose != "measure":
+        where = self.environments[(unit.index if unit.slot is None else unit.slot) % len(self.environments)]
+        unsupported = self.unsupported.get(unit.variant)
+        if unit.index in self.unsupported_units:
+            unsupported = "not on this device"
+        if unsupported is None and unit.purpose != "measure":
             across = unit.purpose is Property.CROSS_DEVICE
             cell = table.cell(unit.group, "all devices" if across else where.stratum)
             cell.trials = unit.trials
@@ -64,8 +74,8 @@ class Case:
             attempt=1,
             environment=where,
             cells=table.records(),
-            measurement=self.measured.get(unit.variant, measurement()) if unit.purpose == "measure" else None,
-            unsupported=self.unsupported.get(unit.variant),
+            measurement=self._measurement(unit) if unit.purpose == "measure" and unsupported is None else None,
+            unsupported=unsupported,
             seconds=1.0,
         )
 
@@ -159,8 +169,10 @@ def test_one_trial_can_not_be_compared() -> None:
 
 
 def test_one_device_can_not_be_compared_with_itself() -> None:
-    assert "only one device" in str(Case(properties=["cross_device"]).verdict().reason)
-    assert Case(workers=2, properties=["cross_device"]).verdict().outcome is Outcome.DETERMINISTIC
+    one = Case(workers=2, properties=["cross_device"], stress=["quiet", "shifted_allocations"])
+    assert "only one device" in str(one.verdict().reason)
+    one.environments = [environment(device_uuid="GPU-1"), environment(device_uuid="GPU-2")]
+    assert one.verdict().outcome is Outcome.DETERMINISTIC
 
 
 def test_samples_of_different_strata_are_never_compared() -> None:
@@ -194,6 +206,15 @@ def test_what_can_not_run_here_is_unsupported_and_does_not_fail() -> None:
     assert case.judged().exit_code is ExitCode.MET
 
 
+def test_a_flip_is_final_where_other_units_could_not_run() -> None:
+    case = Case(properties=["run_to_run"], stress=["quiet", "shifted_allocations"])
+    case.unsupported_units = {case.units("invariant")[-1].index}
+    assert "some of its units could not run: not on this device" in str(case.verdict().reason)
+    case.answers["invariant"] = FLIPPING
+    assert case.verdict().outcome is Outcome.NONDETERMINISTIC
+    assert case.judged().exit_code is ExitCode.FAILED
+
+
 def test_a_run_in_which_nothing_could_run_is_inconclusive() -> None:
     case = Case(variants=["deep-gemm"])
     case.unsupported["deep-gemm"] = "it needs a Hopper GPU"
@@ -215,6 +236,24 @@ def test_the_accuracy_gate_is_a_multiple_of_the_rounding_floor(error: float, fai
     gates = next(speed.failed_gates for speed in case.judged().speeds if speed.variant == "invariant")
     assert bool(gates) is failed
     assert (case.judged().exit_code is ExitCode.FAILED) is failed
+
+
+@pytest.mark.parametrize("error", [1e-2, float("nan")])
+def test_one_wrong_measurement_among_right_ones_fails_the_accuracy_gate(error: float) -> None:
+    case = Case(gates={"accuracy": 1.1})
+    case.rounds["invariant"] = [measurement(), measurement(relative_error=error), measurement()]
+    assert case.judged().exit_code is ExitCode.FAILED
+
+
+def test_a_speed_gate_against_what_was_not_measured_is_open() -> None:
+    variants = [{"name": "streamk", "expect": "nondeterministic"}, "invariant", {"name": "sgl-kernel", "expect": "any"}]
+    case = Case(variants=variants, gates={"speed": {"against": "sgl-kernel"}})
+    assert case.judged().exit_code is ExitCode.MET
+    case.unsupported["sgl-kernel"] = "it needs a Hopper GPU"
+    judged = case.judged()
+    gates = {speed.variant: speed.open_gates for speed in judged.speeds}
+    assert gates["streamk"] == [] and "sgl-kernel was not measured here" in gates["invariant"][0]
+    assert judged.exit_code is ExitCode.INCONCLUSIVE
 
 
 def test_the_speed_gate_is_for_deterministic_variants_alone() -> None:

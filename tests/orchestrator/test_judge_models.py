@@ -112,6 +112,19 @@ def test_targets_that_differ_in_tp_alone_are_one_group() -> None:
     assert case.verdict("b").outcome is Outcome.DETERMINISTIC
 
 
+def test_targets_on_different_hardware_were_not_compared() -> None:
+    same = {"gemm": "invariant", "collective": "tree", "tp_granularity": 2}
+    control = {"gemm": "streamk", "expect": "nondeterministic"}
+    targets = [{"name": "a", **same}, {"name": "b", "tp": 2, **same}, {"name": "streamk", **control}]
+    case = Case(targets=[*targets, {"name": "streamk-2", "tp": 2, **control}], tp_invariance=True)
+    case.environments = [environment(), environment(kernel_build="f" * 16)]
+    assert [unit.index % 2 for unit in case.plan.units if unit.variant in "ab"] == [0, 1]
+    case.answers["b", "prompt 1"] = ["c", "c"]
+    verdict = case.verdict("a+b", prop=Property.TP_INVARIANCE)
+    assert (verdict.outcome, verdict.total) == (Outcome.INCONCLUSIVE, 2)
+    assert str(verdict.reason).startswith("b did not run on this hardware")
+
+
 def test_a_witness_of_answers_names_the_token() -> None:
     witness = Case().verdict("streamk").witness
     assert witness is not None

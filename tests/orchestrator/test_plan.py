@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
+
+import pytest
 
 from orchestrator.plan import make_plan
 from specs.device import Device
@@ -59,6 +62,22 @@ def test_cross_process_is_shared_among_the_processes_asked_for() -> None:
     plan = make_plan(job(properties=["cross_process"], trials=9, processes=3, shapes=[[8, 128, 8]]), ONE_CPU)
     units = [u for u in kernel_units(plan) if u.purpose is Property.CROSS_PROCESS and u.variant == "streamk"]
     assert [unit.trials for unit in units] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("processes", "trials", "each"), [(3, 50, {16, 17}), (64, 100, {1, 2}), (4, 3, {1})])
+def test_there_are_as_many_processes_and_trials_as_were_asked_for(processes: int, trials: int, each: set[int]) -> None:
+    asked: dict[str, Any] = {"processes": processes, "trials": trials, "shapes": [[8, 128, 8]]}
+    made = make_plan(job(properties=["cross_process"], **asked), ONE_CPU)
+    units = [u for u in kernel_units(made) if u.purpose is Property.CROSS_PROCESS]
+    ours = [u for u in units if u.variant == "invariant"]
+    assert (len(ours), {u.trials for u in ours}) == (min(processes, trials), each)
+    assert [t for u in ours for t in range(u.first_trial, u.first_trial + u.trials)] == list(range(trials))
+
+
+def test_no_trial_of_cross_device_is_lost_to_rounding() -> None:
+    eight = Capacity(device=Device.CUDA, workers=8, cpus_per_worker=1, gpus_per_worker=1)
+    units = kernel_units(make_plan(job(properties=["cross_device"], trials=50), eight))
+    assert sum(u.trials for u in units if u.purpose is Property.CROSS_DEVICE and u.variant == "invariant") == 50
 
 
 def test_timed_launches_are_spread_over_rounds_and_never_stressed() -> None:
