@@ -36,16 +36,19 @@ class Progress(Protocol):
         """Something worth a line of its own: an attempt that failed, a worker that was replaced."""
 
 
-def execute(store: Store, folder: RunFolder, run_id: str, cluster: Cluster, progress: Progress) -> RunRecord:
+def execute(
+    store: Store, folder: RunFolder, run_id: str, cluster: Cluster, progress: Progress, *, take_over: bool = False
+) -> RunRecord:
     """Run every unit of a run that has no result yet, then judge all of it.
 
     On KeyboardInterrupt the run is left `interrupted`, on any other failure `failed` with the reason; both can be
-    resumed. Raises what ended it.
+    resumed. Raises what ended it, and UsageError for a run that another process has, unless it is to ``take_over``.
     """
-    store.set_status(run_id, RunStatus.RUNNING)
+    store.set_status(run_id, RunStatus.RUNNING, take_over=take_over)
     shift = _Shift(store, folder, run_id, cluster, progress)
     try:
         shift.work()
+        return conclude(store, folder, run_id)
     except KeyboardInterrupt:
         store.set_status(run_id, RunStatus.INTERRUPTED)
         raise
@@ -54,7 +57,6 @@ def execute(store: Store, folder: RunFolder, run_id: str, cluster: Cluster, prog
         raise
     finally:
         shift.dismiss_all()
-    return conclude(store, folder, run_id)
 
 
 def conclude(store: Store, folder: RunFolder, run_id: str) -> RunRecord:
@@ -95,6 +97,7 @@ class _Shift:
         self._environments: dict[str, Environment] = {}
         for result in store.results(run_id):
             self._count(result)
+            self._keep(result.environment)
 
     def work(self) -> None:
         if not self._queue:
@@ -163,9 +166,11 @@ class _Shift:
     def _welcome(self, crew: Crew) -> None:
         """Take a crew on, if its software is that of the others."""
         self._crews[crew.slot] = crew
-        check_agreement({f"worker {slot}": crew.environments[0] for slot, crew in self._crews.items()})
+        present = {f"worker {slot}": crew.environments[0] for slot, crew in self._crews.items()}
+        known = next(iter(self._environments.values()), None)
+        check_agreement(present if known is None else {"an earlier worker": known, **present})
         for environment in crew.environments:
-            self._environments.setdefault(environment.model_dump_json(), environment)
+            self._keep(environment)
         self._folder.write_environments(list(self._environments.values()))
 
     def _collect(self) -> None:
@@ -219,7 +224,7 @@ class _Shift:
             reason = cause.reason if len(flight.refs) == 1 else f"{crew.member(place)}: {cause.reason}"
         else:
             reason = f"{crew.member(place)} died: {first_line(cause)}"
-        if len(flight.refs) > 1 or not isinstance(cause, Failure):
+        if len(flight.refs) > 1 or not isinstance(cause, Failure) or cause.broken:
             self._lose(crew)
         self._failed(unit, flight.attempt, reason, retry=not isinstance(cause, Failure) or cause.retry)
 
@@ -236,6 +241,9 @@ class _Shift:
         crew.dismiss()
         del self._crews[crew.slot]
         self._lost.add(crew.slot)
+
+    def _keep(self, environment: Environment) -> None:
+        self._environments.setdefault(environment.model_dump_json(), environment)
 
     def _count(self, result: UnitResult) -> None:
         self._table.merge(UniquenessTable.from_records(result.cells))

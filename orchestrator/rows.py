@@ -27,14 +27,19 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": process.pid, "process_started": process.create_time()}
 
 
+def is_here(run: sa.Row[Any]) -> bool:
+    """Whether the process that runs it is, or was, one of this host."""
+    return bool(run.host == socket.gethostname())
+
+
 def is_ours(run: sa.Row[Any]) -> bool:
-    return bool(run.host == socket.gethostname() and run.pid == os.getpid())
+    return is_here(run) and bool(run.pid == os.getpid())
 
 
-def may_be_alive(run: sa.Row[Any]) -> bool:
-    """Whether the process that runs it lives. One on another machine can't be asked, so it counts as alive."""
-    if run.host != socket.gethostname():
-        return True
+def may_be_alive(run: sa.Row[Any], others_are_gone: bool = False) -> bool:
+    """Whether the process that runs it lives. One on another host can't be asked: it does unless we know better."""
+    if not is_here(run):
+        return not others_are_gone
     try:
         process = psutil.Process(run.pid)
         # The start time is computed from that of the boot, which moves a little when the clock is set.

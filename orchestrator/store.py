@@ -17,6 +17,7 @@ from orchestrator.database import Database
 from orchestrator.folders import runs_folder
 from orchestrator.rows import (
     exit_code,
+    is_here,
     is_ours,
     keep_environment,
     may_be_alive,
@@ -198,11 +199,18 @@ class Store:
         return [UnitFailure(unit=row.unit, attempt=row.attempt, reason=row.reason) for row in rows]
 
     def set_status(
-        self, run_id: str, status: RunStatus, *, judgement: Judgement | None = None, error: str | None = None
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        judgement: Judgement | None = None,
+        error: str | None = None,
+        take_over: bool = False,
     ) -> RunRecord:
         """Change the status, with the judgement and the error that go with it; those of before are forgotten.
 
-        `running` makes the run this process's own. Raises UsageError if another living process is running it.
+        `running` makes the run this process's own. Raises UsageError if another living process is running it; where
+        that is on another host, which can't be asked, `take_over` says that it is gone.
         """
         ended = status is not RunStatus.RUNNING
         change: dict[str, Any] = {
@@ -218,9 +226,11 @@ class Store:
         with self._database.writing() as connection:
             run = _run_row(connection, run_id, lock=True)
             if not ended:
-                if run.status == RunStatus.RUNNING and may_be_alive(run) and not is_ours(run):
+                if run.status == RunStatus.RUNNING and may_be_alive(run, take_over) and not is_ours(run):
+                    gone = "" if is_here(run) else f"; if {run.host} is gone, farm resume {run.id} --take-over"
                     raise UsageError(
-                        f"run {run.id} is being run by process {run.pid} on {run.host}: wait for it, or end it first"
+                        f"run {run.id} is being run by process {run.pid} on {run.host}: "
+                        f"wait for it, or end it first{gone}"
                     )
                 change |= this_process()
             connection.execute(sa.update(runs).where(runs.c.id == run.id).values(change))

@@ -22,6 +22,8 @@ class Failure:
     reason: str
     traceback: str
     retry: bool
+    broken: bool
+    """The process can do no more: whatever it is asked next would fail."""
     usage: bool = False
 
 
@@ -42,4 +44,18 @@ def _failure_of(error: Exception) -> Failure:
     """What is sent in the place of an exception."""
     expected = isinstance(error, FarmError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
-    return Failure(reason, traceback.format_exc(), retry=not expected, usage=isinstance(error, UsageError))
+    usage = isinstance(error, UsageError)
+    return Failure(reason, traceback.format_exc(), retry=not expected, broken=_lost_its_device(), usage=usage)
+
+
+def _lost_its_device() -> bool:
+    """Whether a kernel left the CUDA context in an error, as an illegal access does, that every later call meets."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

@@ -9,15 +9,18 @@ import sys
 
 import torch
 
-from specs.errors import InfrastructureError
 from specs.unit import KernelUnit
 from workers.runner import Known, Outputs, Runner
+
+
+class ProcessFailed(Exception):
+    """A fresh process ended without outputs. Another may not."""
 
 
 def run_fresh(unit: KernelUnit, attempt: int, known: Known) -> Outputs:
     """Run a unit in a new Python process that inherits this one's environment.
 
-    Raises InfrastructureError with the end of the process's output where it fails.
+    Raises ProcessFailed with the end of the process's output where it fails.
     """
     process = subprocess.run(
         [sys.executable, "-m", "workers.fresh"],
@@ -28,7 +31,7 @@ def run_fresh(unit: KernelUnit, attempt: int, known: Known) -> Outputs:
     )
     if process.returncode != 0:
         end = process.stderr.decode(errors="replace").strip()[-2000:]
-        raise InfrastructureError(f"a fresh process for {unit} ended with status {process.returncode}: {end}")
+        raise ProcessFailed(f"a fresh process for {unit} ended with status {process.returncode}: {end}")
     outputs = pickle.loads(process.stdout)
     assert isinstance(outputs, Outputs)
     return outputs

@@ -38,8 +38,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the farm's kernels: on a GPU beside its peers, on the CPU beside torch, with the counting rate."""
-    from orchestrator.cli.output import print_json
+    from orchestrator.cli.output import check_writable, print_json
 
+    check_writable(output)
     if model is not None:
         _bench_model(model, "cuda" if _uses_gpu(device) else "cpu", output, as_json=as_json)
         return

@@ -33,6 +33,7 @@ def submit(
     """
     from importlib.metadata import version
 
+    from orchestrator.cli.output import check_writable
     from orchestrator.cluster import connect
     from orchestrator.plan import make_plan
     from orchestrator.run_folder import RunFolder
@@ -40,6 +41,7 @@ def submit(
     from specs.load import dump_job, load_job
 
     job = load_job(spec, overrides or ())
+    check_writable(junit, html)
     with Store.open() as store, connect(address, job) as cluster:
         plan = make_plan(job, cluster.capacity(job))
         record = store.create_run(plan, farm_version=version("determinism-farm"))
@@ -50,19 +52,37 @@ def submit(
 
 
 def resume(
-    run: RunArgument, address: Address = None, as_json: Json = False, junit: JUnit = None, html: Html = None
+    run: RunArgument,
+    address: Address = None,
+    as_json: Json = False,
+    junit: JUnit = None,
+    html: Html = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also where another host runs it, which you know is gone.")
+    ] = False,
 ) -> None:
     """Run what is missing of a run that was interrupted or failed, then judge all of it."""
+    from orchestrator.cli.output import check_writable
     from orchestrator.cluster import connect
     from orchestrator.store import Store
 
+    check_writable(junit, html)
     with Store.open() as store:
         run_id = store.get(run).id
         with connect(address) as cluster:
-            _run(store, cluster, run_id, as_json, junit, html)
+            _run(store, cluster, run_id, as_json, junit, html, take_over=take_over)
 
 
-def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path | None, html: Path | None) -> NoReturn:
+def _run(
+    store: Store,
+    cluster: Cluster,
+    run_id: str,
+    as_json: bool,
+    junit: Path | None,
+    html: Path | None,
+    *,
+    take_over: bool = False,
+) -> NoReturn:
     from orchestrator.cli.output import console, print_json, write_file
     from orchestrator.execute import execute
     from orchestrator.progress import showing
@@ -79,17 +99,17 @@ def _run(store: Store, cluster: Cluster, run_id: str, as_json: bool, junit: Path
     err.print(f"run {run_id}: {len(pending)} of {record.units} units to do", markup=False)
     try:
         with showing(err, pending, store.plan(run_id).capacity.workers) as progress:
-            record = execute(store, RunFolder(record.folder), run_id, cluster, progress)
+            record = execute(store, RunFolder(record.folder), run_id, cluster, progress, take_over=take_over)
     except KeyboardInterrupt:
         err.print(f"interrupted: go on with farm resume {run_id}", markup=False)
         raise
-    if junit is not None:
-        write_file(junit, render_junit(record))
-    if html is not None:
-        write_file(html, render_html(record))
     if as_json:
         print_json("run", run_document(record))
     else:
         render_table(record, console())
+    if junit is not None:
+        write_file(junit, render_junit(record))
+    if html is not None:
+        write_file(html, render_html(record))
     assert record.exit_code is not None
     raise typer.Exit(record.exit_code)

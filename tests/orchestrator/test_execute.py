@@ -15,7 +15,7 @@ from orchestrator.store import Store
 from specs.errors import InfrastructureError, UsageError
 from specs.result import Outcome, RunRecord, RunStatus, UnitResult
 from specs.unit import Capacity, WorkUnit
-from tests.orchestrator.builders import job
+from tests.orchestrator.builders import environment, job
 
 CONTROL = {"name": "python:tests.targets:unordered", "expect": "nondeterministic"}
 
@@ -119,6 +119,19 @@ def test_an_interrupted_run_is_resumed_where_it_stopped(store: Store, folder: Ru
     record = execute(store, folder, run.id, cluster, progress)
     assert len(progress.finished) == run.units - 3
     assert outcomes(record) == {"unordered": Outcome.NONDETERMINISTIC, "right": Outcome.DETERMINISTIC}
+
+
+def test_a_run_is_not_resumed_with_other_software_and_keeps_where_it_was_run(
+    store: Store, folder: RunFolder, cluster: Cluster
+) -> None:
+    run = started(store, cluster)
+    earlier = environment(torch="2.12.0")
+    unit = store.pending(run.id)[0][0].index
+    store.record_result(run.id, UnitResult(unit=unit, attempt=1, environment=earlier, cells=[], seconds=1.0))
+    with pytest.raises(InfrastructureError, match=r"torch: 2\.12\.0 on an earlier worker \(node-1\), .* on worker 0"):
+        execute(store, folder, run.id, cluster, Silent())
+    assert store.get(run.id).status is RunStatus.FAILED
+    assert store.get(run.id).environments == [earlier]
 
 
 def test_a_run_with_nothing_left_is_judged_again_without_workers(

@@ -207,13 +207,24 @@ def test_a_run_on_another_machine_counts_as_running(store: Store) -> None:
     assert store.get(run.id).status is RunStatus.RUNNING
 
 
+def test_a_run_whose_host_is_gone_can_be_taken_over(store: Store) -> None:
+    run = new_run(store)
+    change_row(store, run.id, host="pod-a", pid=7)
+    with pytest.raises(UsageError, match=f"process 7 on pod-a.*if pod-a is gone, farm resume {run.id} --take-over"):
+        store.set_status(run.id, RunStatus.RUNNING)
+    store.set_status(run.id, RunStatus.RUNNING, take_over=True)
+    assert store.set_status(run.id, RunStatus.RUNNING).status is RunStatus.RUNNING  # it is ours now
+
+
 def test_a_run_that_another_process_is_running_can_not_be_taken_over(store: Store) -> None:
     run = new_run(store)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         started = psutil.Process(other.pid).create_time()
         change_row(store, run.id, pid=other.pid, process_started=started)
-        with pytest.raises(UsageError, match=f"is being run by process {other.pid}"):
-            store.set_status(run.id, RunStatus.RUNNING)
+        for take_over in (False, True):  # one that can be seen to live can't be
+            with pytest.raises(UsageError, match=f"is being run by process {other.pid}") as refused:
+                store.set_status(run.id, RunStatus.RUNNING, take_over=take_over)
+            assert "--take-over" not in str(refused.value)
         other.communicate(b"\n")
     assert store.set_status(run.id, RunStatus.RUNNING).status is RunStatus.RUNNING
 
