@@ -76,5 +76,5 @@ def _trial_seconds(job: ModelJob, mode: Mode, number: int, device: Device) -> fl
     """A guess for chunking and for `farm plan`; nothing is judged by it."""
     if mode is Mode.RADIX_CACHE:
         return 6 * _STEP_S[device]
-    rows = 5 if mode is Mode.NEIGHBOUR else number
+    rows = 5 if mode is Mode.NEIGHBOUR else number + (job.n_start - 1 if mode is Mode.PREFIX else 0)
     return job.max_new_tokens * _STEP_S[device] * (1 + rows * _STEP_MORE_PER_ROW[device])

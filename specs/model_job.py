@@ -35,6 +35,10 @@ MODEL_PROPERTIES = (*dict.fromkeys(PROPERTY_OF.values()), Property.TP_INVARIANCE
 MODEL_DTYPES = (Dtype.BF16, Dtype.FP32)
 
 
+RADIX_IDS = 100
+"""Of a prompt of `radix_cache`, which must fill a page to be cached at all."""
+
+
 class CollectiveName(StrEnum):
     """How ranks add up their shares. `nccl` and `nccl-pinned` are gloo's own sum where ranks run on CPUs."""
 
@@ -174,6 +178,9 @@ class ModelJob(JobBase):
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 100
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     sampling_seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = 42
+    n_start: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=1, description="requests of the first batch of `prefix`, as SGLang's option of that name"
+    )
     prefix_lengths: Annotated[list[Annotated[int, Field(ge=1, le=10_000_000)]], Field(min_length=1)] = Field(
         default=[1, 511, 2048, 4097], description="of the long prompt, in `prefix_unit`"
     )
@@ -218,6 +225,11 @@ class ModelJob(JobBase):
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> ModelJob:
+        if Mode.RADIX_CACHE in self.modes and self.page_size > RADIX_IDS:
+            message = (
+                f"{self.page_size}: allowed with mode radix_cache: 1 to {RADIX_IDS}, since it caches {RADIX_IDS} ids"
+            )
+            raise wrong(type(self).__name__, [(("page_size",), self.page_size, message)])
         if self.tp_invariance and not self.families():
             message = "true: allowed: with two targets or more that differ in name and tp alone"
             raise wrong(type(self).__name__, [(("tp_invariance",), True, message)])

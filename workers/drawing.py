@@ -38,6 +38,7 @@ def drawn(
         max_new_tokens=job.max_new_tokens,
         temperature=job.temperature,
         sampling_seed=job.sampling_seed,
+        n_start=job.n_start,
         prefix_lengths=tuple(job.prefix_lengths),
         prefix_unit=job.prefix_unit,
         long_prompt_tokens=cut,

@@ -110,6 +110,7 @@ def test_one_bit_of_a_weight_is_blamed_on_its_product() -> None:
         (INVARIANT, "layers.1.mlp.experts.activation", "silu_multiply", "triton:silu_multiply"),
         (INVARIANT, "layers.1.self_attn.attention", "attention", "triton:attention"),
         (INVARIANT, "layers.1.input_layernorm", "rms_norm", "triton:rms_norm"),
+        (INVARIANT, "layers.1.self_attn.kv_a_layernorm", "rms_norm", "triton:rms_norm"),
         (INVARIANT, "layers.1.self_attn.q_b_proj.quantise", "quantise", "triton:quantise"),
         (ORDINARY, "layers.1.self_attn.attention", "attention", "torch:attention"),
     ],

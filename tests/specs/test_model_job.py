@@ -70,6 +70,7 @@ def test_overrides_reach_everything() -> None:
         ("trials: 12", "modes: [mixd]", "; the nearest is mixed"),
         ("trials: 12", "modes: [mixed, mixed]", "modes[1]: mixed is there already, at [0]: leave one out"),
         ("trials: 12", "prefix_lengths: [0]", "prefix_lengths[0]: 0: allowed: a whole number from 1 to 10000000"),
+        ("trials: 12", "page_size: 101", "page_size: 101: allowed with mode radix_cache: 1 to 100, since it caches"),
         ("trials: 12", "dtype: fp16", "job.yaml:10:8: dtype: fp16: allowed: bf16 or fp32"),
         ("trials: 12", "prompts: [a]", "prompts: a list of 1: allowed: a list, not empty, of text"),
         ("gemm: streamk", "gemm: streemk", "7:27: targets[0].gemm: streemk: allowed: streamk, "),

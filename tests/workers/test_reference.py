@@ -66,16 +66,15 @@ def test_the_floor_of_float32_is_that_of_its_additions() -> None:
 def test_sums_of_one_or_two_blocks_have_one_order(dtype: torch.dtype) -> None:
     for k in (128, 256):
         sensitivity = reorder_sensitivity(make_inputs(32, 64, k, seed=0, device="cpu"), dtype)
-        assert sensitivity.changed == 0 and sensitivity.exhaustive
+        assert (sensitivity.checked, sensitivity.changed) == (32 * 64, 0)
 
 
 def test_random_operands_are_sensitive_and_the_shorter_the_format_the_less() -> None:
     inputs = make_inputs(300, 1000, 4096, seed=0, device="cpu")
     found = [reorder_sensitivity(inputs, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)]
     assert 0 < found[0].changed < found[1].changed < found[2].changed
-    assert found[2].fraction > 0.5
-    for each in found:
-        assert (each.checked, each.total, each.exhaustive) == (64 * 512, 300 * 1000, False)
+    assert found[2].changed > found[2].checked / 2
+    assert {each.checked for each in found} == {64 * 512}
 
 
 def test_exact_sums_are_insensitive() -> None:
@@ -93,5 +92,5 @@ def test_one_order_that_cancels_is_found() -> None:
 def test_no_element_is_checked_twice() -> None:
     inputs = make_inputs(7, 24, 512, seed=0, device="cpu")
     few = reorder_sensitivity(inputs, torch.float32, max_rows=3, max_columns=5)
-    assert (few.checked, few.total) == (15, 168)
-    assert reorder_sensitivity(inputs, torch.float32).exhaustive
+    assert few.checked == 15
+    assert reorder_sensitivity(inputs, torch.float32).checked == 7 * 24

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from specs.errors import UsageError
 from specs.job import Mode
-from specs.model_job import PrefixUnit
+from specs.model_job import RADIX_IDS, PrefixUnit
 from workers.engine.prompts import Prompts
 from workers.engine.request import Completion, Request
 from workers.engine.samples import encode
@@ -78,11 +78,10 @@ class Generator(Protocol):
     def flush_cache(self) -> None: ...
 
 
-RADIX_IDS = 100
 NEIGHBOURS = 8
 """Most rows beside the fixed prompt."""
 FIXED_PROMPT_TOKENS = 600
-"""Of the long prompt: several pages, and more than one chunk of the engine's usual ones."""
+"""Of the long prompt: several pages."""
 
 
 def draw(
@@ -243,6 +242,7 @@ def _play_radix_cache(trial: Trial, generator: Generator) -> list[Sample]:
 
 def _play_p_vs_d(trial: Trial, generator: Generator) -> list[Sample]:
     """All rows are decoded in one batch, and their outputs then sent in one batch as parts of prompts."""
+    generator.flush_cache()  # the batch before left prefilled pages, which decoding would take over
     decoded = generator.generate([row.request for row in trial.rows])
     generator.flush_cache()
     prefilled = generator.generate(

@@ -51,8 +51,8 @@ class Scheduler:
 
     def next_step(self) -> list[Piece]:
         """What to compute now, oldest sequence first; empty once every sequence is finished."""
-        if not self.running and self.waiting:
-            self.steps = max(self.steps, self.waiting[0].request.arrives_at_step)
+        if not self.running and (first := self._next_waiting()) is not None:
+            self.steps = max(self.steps, first.request.arrives_at_step)
         pieces, budget = self._continue_running()
         pieces += self._admit(budget)
         self.steps += 1
@@ -104,11 +104,7 @@ class Scheduler:
 
     def _admit(self, budget: int) -> list[Piece]:
         pieces = []
-        while budget and len(self.running) < self._max_running and self.waiting:
-            sequence = self.waiting[0]
-            if sequence.finished:  # by a stop token, of which nobody knew when it was put off
-                self.waiting.popleft()
-                continue
+        while budget and len(self.running) < self._max_running and (sequence := self._next_waiting()) is not None:
             if sequence.request.arrives_at_step > self.steps:
                 break
             self._take_from_cache(sequence)
@@ -123,6 +119,12 @@ class Scheduler:
             pieces.append(Piece(sequence, sequence.computed, count))
             budget -= count
         return pieces
+
+    def _next_waiting(self) -> Sequence | None:
+        """Without those that a stop token ended, of which nobody knew when they were put off."""
+        while self.waiting and self.waiting[0].finished:
+            self.waiting.popleft()
+        return self.waiting[0] if self.waiting else None
 
     def _take_from_cache(self, sequence: Sequence) -> None:
         if self._prefix_cache is None:

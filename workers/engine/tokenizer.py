@@ -1,4 +1,4 @@
-"""Text to token ids and back."""
+"""Text to token ids."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode(self, tokens: list[int]) -> str: ...
-
 
 class ByteTokenizer:
     """One id for each byte of the text's UTF-8, the byte itself. Nothing ends a completion."""
@@ -29,10 +27,6 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
-
-    def decode(self, tokens: list[int]) -> str:
-        """Ids that are not bytes, and bytes that are not UTF-8, are shown as U+FFFD."""
-        return b"".join(bytes([token]) if token < 256 else b"\xff" for token in tokens).decode(errors="replace")
 
 
 class HuggingFaceTokenizer:
@@ -44,9 +38,6 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """With the special tokens that tokenizer.json puts before or after a text."""
         return list(self._tokenizer.encode(text).ids)
-
-    def decode(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
 
 def load_tokenizer(folder: Path | None) -> Tokenizer:

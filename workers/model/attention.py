@@ -77,7 +77,8 @@ class LatentAttention:
         context, name, norm = self._context, self._name, self._kv_a_norm
         eps = context.config.rms_norm_eps
         normed, rotated, latent = context.ops.latent(c_kv, key, norm, eps, tables, latents, slots)
-        context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,), numbers={"eps": eps})
+        numbers = {"eps": eps, "rope": key.shape[1]}
+        context.ran(f"{name}.kv_a_layernorm", "rms_norm", (c_kv,), normed, weights=(norm,), numbers=numbers)
         context.ran(f"{name}.k_rope", "rope", (key,), rotated)
         context.moved(f"{name}.latent", "concatenate", (normed, rotated), latent)
         if context.recorder.active:  # which may have written into it

@@ -23,7 +23,3 @@ class LatentCache:
         self.pages, self.page_size, self.dtype = pages, page_size, dtype
         shape = (pages * page_size, config.latent_size)
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-
-    @staticmethod
-    def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
-        return config.num_hidden_layers * config.latent_size * dtype.itemsize

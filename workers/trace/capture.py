@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,7 @@ class Row:
     count: int
     """Rows of the output that it has."""
     inputs: Tensors
+    """Of attention also the latents that the row may read, in order."""
     output: torch.Tensor
 
 
@@ -46,7 +48,19 @@ def row_of(captured: Captured | None, token: int) -> Row | None:
         return tensor[place * each : (place + 1) * each]
 
     count = captured.output.shape[0] // rows
-    return Row(place * count, count, tuple(map(of, captured.inputs)), of(captured.output))
+    inputs = tuple(map(of, captured.inputs))
+    if captured.beside:
+        inputs = (*inputs, _latents_before(captured.beside, token))
+    return Row(place * count, count, inputs, of(captured.output))
+
+
+def _latents_before(beside: Mapping[str, torch.Tensor], token: int) -> torch.Tensor:
+    """(tokens, latent): of the token's sequence, up to and with its own."""
+    sequence = int((beside["starts"][1:] <= token).sum())
+    latents = beside["latents"]
+    count = int(beside["positions"][token]) + 1
+    pages = beside["page_tables"][sequence, : -(-count // latents.shape[1])].long()
+    return latents[pages].flatten(0, 1)[:count]
 
 
 def same_bits(first: Tensors, second: Tensors) -> bool:

@@ -14,7 +14,7 @@ FIXED = frozenset({"farm:invariant", GROUPED, "farm:persistent", "farm:logprobs"
 """Of the farm's own: rows and runs have the same bits in every batch."""
 MADE_TO_BE_FIXED = ("fixed:", "triton:", "symmetric_memory:", "all_gather+")
 """What the implementations of ``workers.model`` for deterministic runs are called."""
-ELEMENTWISE = frozenset({"torch", "torch.add", "torch.index", "none:all_reduce", "all_gather"})
+ELEMENTWISE = frozenset({"torch", "torch.add", "none:all_reduce", "all_gather"})
 """PyTorch's own that leave no choice: they move data, or compute element by element."""
 
 

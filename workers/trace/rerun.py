@@ -92,6 +92,8 @@ def _plain(ops: Ops, kind: str, operands: Tensors, dtype: torch.dtype, numbers: 
     if kind == "silu_multiply":
         pieces = x.view(len(x) * int(numbers["pieces"]), -1)
         return lambda: ops.silu_multiply(pieces).view(len(x), -1)
+    if kind == "rms_norm" and "rope" in numbers:
+        return _latent_norm(ops, x, rest[0], numbers)
     if kind == "rms_norm" and dtype == x.dtype:
         return lambda: ops.rms_norm(x, rest[0], numbers["eps"])
     if kind == "quantise":
@@ -103,6 +105,15 @@ def _plain(ops: Ops, kind: str, operands: Tensors, dtype: torch.dtype, numbers: 
         return None
     run = getattr(ops, kind)
     return lambda: run(*operands)
+
+
+def _latent_norm(ops: Ops, x: torch.Tensor, weight: torch.Tensor, numbers: dict[str, float]) -> Call:
+    """The norm of what the cache keeps, as it is made: beside a key, here zeros, and its rotation."""
+    tokens, rope = len(x), int(numbers["rope"])
+    key, latents = x.new_zeros(tokens, rope), x.new_zeros(tokens, x.shape[1] + rope)
+    angles = torch.zeros(tokens, 1, rope // 2, device=x.device)
+    slots = torch.arange(tokens, device=x.device)
+    return lambda: ops.latent(x, key, weight, numbers["eps"], (angles, angles), latents, slots)[0]
 
 
 def _grouped(inputs: Tensors, weights: Tensors, dtype: torch.dtype) -> Call:

@@ -169,14 +169,14 @@ def test_p_vs_d_sends_its_answers_back_as_prompts() -> None:
     trial = drawn(Mode.P_VS_D, 5)[4]
     generator = Recording()
     samples = play(trial, generator)
-    decoded, flush, prefilled = generator.calls
-    assert flush == "flush"
+    begin, decoded, flush, prefilled = generator.calls
+    assert begin == flush == "flush"  # what the batch before prefilled would take the place of what is decoded
     assert isinstance(decoded, list) and isinstance(prefilled, list)
     for first, second in zip(decoded, prefilled, strict=True):
         assert second.tokens == first.tokens + (7,) * 16
         assert (second.logprobs_from, second.max_new_tokens) == (len(first.tokens), 0)
     assert [sample.group for sample in samples] == [f"sequence 5.{i}" for i in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)]
-    assert [values(sample) for sample in samples[:2]] == [[-1.0] * 16, [-3.0] * 16]
+    assert [values(sample) for sample in samples[:2]] == [[-2.0] * 16, [-4.0] * 16]
 
 
 def test_p_vs_d_has_the_three_prompts_and_then_parts_of_the_long_one() -> None:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,15 @@ def test_who_is_put_off_at_its_stop_token_does_not_come_back() -> None:
     assert (young.preemptions, old.preemptions) == (1, 0)
     assert simulation.steps[1:3] == [[("old", 3, 1), ("young", 5, 1)], [("old", 4, 1)]]
     assert simulation.steps[3:] == [[("old", position, 1)] for position in (5, 6, 7)]
+
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+def test_who_comes_late_is_not_forgotten_behind_one_that_had_ended(prefix_cache: bool) -> None:
+    simulation = Simulation(pages=2, prefix_cache=prefix_cache, stop_tokens=frozenset([STOP]))
+    asked = [request("old", 1), Request((1, 0, 0), "young", 6), request("late", 2, new=2, arrives=20)]
+    _, young, late = simulation.run(asked)
+    assert young.preemptions and young.tokens[-1] == STOP
+    assert len(late.tokens) > 2
 
 
 def test_an_equal_prompt_is_taken_from_the_cache_but_for_what_its_last_token_needs() -> None:

@@ -186,4 +186,3 @@ def test_numerics_that_do_not_fit_are_refused() -> None:
 def test_a_cache_needs_pages() -> None:
     with pytest.raises(ValueError, match="pages = 0, page_size = 16; both must be at least 1"):
         LatentCache(NANO, pages=0, page_size=16, dtype=torch.bfloat16, device=CPU)
-    assert LatentCache.bytes_per_token(NANO, torch.bfloat16) == 2 * 192 * 2

@@ -56,6 +56,7 @@ ORDINARY = Numerics("invariant", torch.float32, deterministic=False)
         (FIXED, "layers.1.mlp.expert_sum.0", "weighted_sum", "fixed:weighted_sum"),
         (FIXED, "layers.1.input_layernorm", "rms_norm", "fixed:rms_norm"),
         (ORDINARY, "layers.0.self_attn.kv_a_layernorm", "rms_norm", "torch:rms_norm"),
+        (FIXED, "layers.0.self_attn.kv_a_layernorm", "rms_norm", "fixed:rms_norm"),
         (FIXED, "layers.0.mlp.residual", "residual", "fixed:residual"),
         (FIXED, "layers.0.self_attn.o_proj.quantise", "quantise", "fixed:quantise"),
         (FIXED, "layers.0.self_attn.o_proj.quantise.scales", "quantise", "fixed:quantise"),
@@ -91,6 +92,19 @@ def test_attention_is_kept_with_the_pages_that_its_step_reads(tmp_path: Path) ->
     call = operation.call(operation.second, CPU)
     assert call is not None
     assert same_bits((call(),), (kept.output,))
+
+
+def test_attention_over_other_latents_was_not_given_the_same() -> None:
+    """Its queries are equal: in layer 0 they come from the token alone."""
+    server = Server()
+    kept = captured(server, "layers.0.self_attn.attention")
+    for position, differs in ((3, True), (19, True), (20, False)):  # of tokens behind its own it sees nothing
+        beside = {name: tensor.clone() for name, tensor in kept.beside.items()}
+        place = beside["page_tables"][0, position // PAGE], position % PAGE
+        beside["latents"][place] += 1
+        rows = row_of(kept, 19), row_of(replace(kept, beside=beside), 19)
+        assert rows[0] is not None and rows[1] is not None
+        assert same_bits(rows[0].inputs, rows[1].inputs) is not differs
 
 
 def test_of_many_experts_those_of_the_row_are_kept(tmp_path: Path) -> None:
