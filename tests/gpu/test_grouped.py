@@ -89,3 +89,10 @@ def test_what_does_not_fit_is_told(field: str, made: Callable[[], object], told:
     with pytest.raises(ValueError) as error:
         multiply_groups(GroupedInputs(**given), out, tile_rows)
     assert told in str(error.value)
+
+
+def test_results_need_room() -> None:
+    _, together, _ = problem(256, 1024)
+    inputs = GroupedInputs(**vars(together) | {"tiles": tiles_of(8), "out_rows": None})
+    with pytest.raises(ValueError, match="out has 4 rows; without out_rows it must have one for each of mat_a's "):
+        multiply_groups(inputs, torch.empty(4, 256, device="cuda"), 8)

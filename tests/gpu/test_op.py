@@ -10,6 +10,7 @@ import torch
 from workers.gemm.inputs import make_inputs
 from workers.gemm.native import VARIANTS, multiply
 from workers.gemm.op import SWITCH, fp8_blockwise_scaled_mm
+from workers.gemm.target import GemmInputs
 
 PRODUCT: Any = fp8_blockwise_scaled_mm
 REPLAYS = 20
@@ -58,10 +59,36 @@ def test_a_compiled_program_gives_the_eager_bits(
 
 
 def test_the_current_device_and_stream_are_used(operands: tuple[torch.Tensor, ...]) -> None:
+    product: Any = torch.ops.farm.fp8_blockwise_scaled_mm
+    wanted = product(*operands, torch.bfloat16, "invariant")
+    mat_a, *others = operands
+    late = torch.zeros_like(mat_a)
     stream: Any = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        there = torch.ops.farm.fp8_blockwise_scaled_mm(*operands, torch.bfloat16, "invariant")
+        torch.cuda._sleep(200_000_000)  # a tenth of a second: on another stream the product would be of zeros
+        late.copy_(mat_a)
+        there = product(late, *others, torch.bfloat16, "invariant")
     stream.synchronize()
-    inputs = make_inputs(64, 2112, 7168, seed=3, device="cuda")
-    assert torch.equal(there, multiply(inputs, torch.bfloat16, "invariant"))
+    assert torch.equal(there, wanted)
+
+
+def test_operands_may_be_on_another_gpu_than_the_current(operands: tuple[torch.Tensor, ...]) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs, and torch sees 1")
+    inputs = make_inputs(64, 2112, 7168, seed=3, device="cuda:1")
+    for variant in VARIANTS:
+        there = multiply(inputs, torch.float32, variant)
+        assert there.device.index == 1 and torch.cuda.current_device() == 0
+    ours = multiply(inputs, torch.float32, "invariant")
+    assert torch.equal(ours.cpu(), multiply(GemmInputs(*operands), torch.float32, "invariant").cpu())
+
+
+@pytest.mark.parametrize("name", ["mat_a", "mat_b"])
+def test_rows_that_tensor_copies_can_not_read_are_refused_by_name(name: str) -> None:
+    inputs = vars(make_inputs(64, 256, 512, seed=3, device="cuda"))
+    tensor = inputs[name] if name == "mat_a" else inputs[name].t()
+    wider = torch.zeros(tensor.shape[0], tensor.shape[1] + 8, dtype=tensor.dtype, device="cuda")[:, : tensor.shape[1]]
+    given = inputs | {name: wider if name == "mat_a" else wider.t()}
+    with pytest.raises(ValueError, match=rf"{name} begins 0 bytes .* is 520 bytes; on a GPU both must be multiples"):
+        PRODUCT(*given.values(), torch.bfloat16)

@@ -58,7 +58,7 @@ def multiply_groups(inputs: GroupedInputs, out: torch.Tensor, tile_rows: int) ->
     args.m, args.n, args.k = rows, n, k
     args.a, args.b, args.d = inputs.mat_a.data_ptr(), inputs.mat_b.data_ptr(), out.data_ptr()
     args.scale_a, args.scale_b = inputs.scales_a.data_ptr(), inputs.scales_b.data_ptr()
-    args.lda, args.ldb, args.ldd = inputs.mat_a.stride(0), k, out.stride(0)
+    args.lda, args.ldb, args.ldd = (inputs.mat_a.stride(0) if rows > 1 else k), k, out.stride(0)
     args.ld_scale_a, args.ld_scale_b = max(inputs.scales_a.stride(1), rows), k // BLOCK
     groups = FarmGroups(experts=experts, tile_count=inputs.tiles.shape[0], tile_tokens=tile_rows)
     groups.tiles = inputs.tiles.data_ptr()
@@ -91,6 +91,8 @@ def check_groups(inputs: GroupedInputs, out: torch.Tensor, tile_rows: int) -> No
         _check_table("out_rows", inputs.out_rows, (rows,))
     if out.dim() != 2 or out.shape[1] != n or out.stride(1) != 1:
         raise ValueError(f"out has shape {tuple(out.shape)} and strides {out.stride()}; it must be row-major (N, {n})")
+    if inputs.out_rows is None and out.shape[0] < rows:
+        raise ValueError(f"out has {out.shape[0]} rows; without out_rows it must have one for each of mat_a's {rows}")
     if any(t is not None and t.device != inputs.mat_a.device for t in (inputs.tiles, inputs.out_rows, out)):
         raise ValueError(f"tiles, out_rows and out must be on {inputs.mat_a.device}, where mat_a is")
 

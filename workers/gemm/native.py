@@ -10,6 +10,7 @@ import ctypes
 import functools
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ class NativeGemm:
         args = FarmGemm(struct_size=ctypes.sizeof(FarmGemm), m=m, n=n, k=k)
         args.variant, args.out_dtype = VARIANTS[self.name], OUT_DTYPES[out_dtype]
         try:
-            load(_backend(device)).workspace_bytes(args)
+            with _current(device):
+                load(_backend(device)).workspace_bytes(args)
         except KernelError as error:
             return str(error)
         return None
@@ -173,17 +175,16 @@ class _BoundGemm:
         args.workspace, args.workspace_bytes = space.data_ptr(), space.numel()
         args.sm_count, args.threads = conditions.sm_count, conditions.threads
         args.pause_us, args.pause_seed = conditions.pause_us, conditions.pause_seed
-        if self._out.device.type == "cpu":
-            self._library.run(args)
-            return
-        with torch.cuda.device(self._out.device):
-            args.stream = current_stream()
+        with _current(self._out.device):
+            if self._out.device.type == "cuda":
+                args.stream = current_stream()
             self._library.run(args)
 
     def _workspace(self, sm_count: int) -> torch.Tensor:
         if sm_count not in self._workspaces:
             self._args.sm_count = sm_count
-            size = self._library.workspace_bytes(self._args)
+            with _current(self._out.device):
+                size = self._library.workspace_bytes(self._args)
             self._workspaces[sm_count] = torch.empty(size, dtype=torch.uint8, device=self._out.device)
         return self._workspaces[sm_count]
 
@@ -221,6 +222,8 @@ def check_inputs(inputs: GemmInputs, out_dtype: torch.dtype) -> None:
             )
     _leading(inputs.mat_a, 1, "mat_a", "row-major", "mat_a.contiguous()")
     _leading(inputs.mat_b, 0, "mat_b", "column-major", "mat_b.t().contiguous().t()")
+    _check_aligned(inputs.mat_a, 1, "mat_a", "mat_a.clone(memory_format=torch.contiguous_format)")
+    _check_aligned(inputs.mat_b, 0, "mat_b", "mat_b.t().clone(memory_format=torch.contiguous_format).t()")
     _leading(inputs.scales_a, 0, "scales_a", "column-major", "scales_a.t().contiguous().t()")
     _leading(inputs.scales_b, 0, "scales_b", "column-major", "scales_b.t().contiguous().t()")
 
@@ -232,6 +235,18 @@ def _check_out(inputs: GemmInputs, out: torch.Tensor) -> None:
             f"it must be {(inputs.m, inputs.n)} on {inputs.mat_a.device}"
         )
     _leading(out, 1, "out", "row-major", "out.contiguous()")
+    _check_aligned(out, 1, "out", "out.contiguous()")
+
+
+def _check_aligned(tensor: torch.Tensor, unit: int, name: str, remedy: str) -> None:
+    """On a GPU rows (``unit`` 1) or columns (0) must start at multiples of 16 bytes, for the bulk tensor copies."""
+    other = 1 - unit
+    step = tensor.stride(other) * tensor.itemsize if tensor.shape[other] > 1 else 0
+    if tensor.device.type == "cuda" and (tensor.data_ptr() % 16 or step % 16):
+        raise ValueError(
+            f"{name} begins {tensor.data_ptr() % 16} bytes behind a multiple of 16, and its stride({other}) is {step} "
+            f"bytes; on a GPU both must be multiples of 16 bytes: use {remedy}"
+        )
 
 
 def _leading(tensor: torch.Tensor, unit: int, name: str, layout: str, remedy: str) -> int:
@@ -258,6 +273,13 @@ def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> FarmGemm:
     args.ld_scale_b = _leading(inputs.scales_b, 0, "scales_b", "column-major", "")
     args.ldd = _leading(out, 1, "out", "row-major", "")
     return args
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the one that the library asks for its size and launches on."""
+    if device.type == "cpu" or device.index in (None, torch.cuda.current_device()):
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def current_stream() -> int:

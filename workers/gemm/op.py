@@ -48,8 +48,10 @@ def fp8_blockwise_scaled_mm(
 
     ``mat_a`` (m, k) row-major, ``mat_b`` (k, n) column-major, both float8_e4m3fn; ``scales_a`` (m, k/128) float32 with
     stride(0) == 1, a scale per row and 128 of K; ``scales_b`` (k/128, ceil(n/128)) float32 with stride(0) == 1, a scale
-    per 128x128 block. Leading dimensions may be larger than needed. k must be a multiple of 128, n of 8. ``out_dtype``
-    is bfloat16, float16 or float32. Returns (m, n).
+    per 128x128 block. Leading dimensions may be larger than needed; on a GPU rows of ``mat_a`` and columns of ``mat_b``
+    start at multiples of 16 bytes. k must be a multiple of 128, n of 8. ``out_dtype`` is bfloat16, float16 or float32.
+    Returns (m, n). On a GPU a product may begin to read ``mat_b``, as weights that don't change, before the kernel just
+    before it on the stream has ended: where that one wrote ``mat_b``, synchronise in between.
 
     The variant is ``invariant`` where SGLANG_ENABLE_DETERMINISTIC_INFERENCE is 1 or true at the time of the call, and
     ``streamk`` elsewhere; ``torch.ops.farm.fp8_blockwise_scaled_mm`` takes a variant's name as a sixth argument.

@@ -70,6 +70,7 @@ class DeepGemm:
 
     def _product(self, inputs: GemmInputs) -> Callable[[torch.Tensor], None]:
         deep_gemm = importlib.import_module("deep_gemm")
+        deep_gemm.set_pdl(True)  # programmatic dependent launch, which our kernels use too
         activations = (inputs.mat_a, deep_gemm.get_mn_major_tma_aligned_tensor(inputs.scales_a))
         weights = (inputs.mat_b.t(), inputs.scales_b.t().contiguous())
 
