@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from specs.device import Device
@@ -97,6 +98,8 @@ class Cluster:
         if device is Device.AUTO:
             device = Device.CUDA if gpus or job.accelerator else Device.CPU
         if device is Device.CPU:
+            if job.accelerator is not None:
+                raise UsageError(f"accelerator is {job.accelerator}, and device is cpu: drop one of them")
             cores = [node["Resources"]["CPU"] for node in self.nodes if node["Resources"].get("CPU", 0) >= 1]
             if not cores:
                 raise UsageError("the cluster has no CPU to run on: add a node with num_cpus of at least 1")
@@ -223,8 +226,13 @@ def _local_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-    seen = len(names) if mask is None else len([device for device in mask.split(",") if device.strip()])
-    return [name.removeprefix("NVIDIA ").split()[0] for name in names][:seen]
+    visible = names if mask is None else list(takewhile(_is_device, mask.split(",")))
+    return [name.removeprefix("NVIDIA ").split()[0] for name in names][: len(visible)]
+
+
+def _is_device(entry: str) -> bool:
+    """CUDA takes the entries of CUDA_VISIBLE_DEVICES up to the first that is none, such as -1."""
+    return bool(entry.strip()) and not entry.strip().startswith("-")
 
 
 def _has_label(node: dict[str, Any], accelerator: str | None) -> bool:

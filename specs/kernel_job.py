@@ -150,7 +150,7 @@ class SpeedGate(Part):
 class Gates(Part):
     accuracy: Annotated[float, Field(ge=1, le=1e6)] | None = Field(
         default=1.1,
-        description="largest relative error against fp64, as a multiple of what rounding to the dtype alone costs",
+        description="largest relative error against fp64, as a multiple of what rounding alone costs",
     )
     speed: SpeedGate | None = None
 

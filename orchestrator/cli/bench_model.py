@@ -30,9 +30,9 @@ def print_model_bench(document: dict[str, Any]) -> None:
         out.print(_reduce_table(reduced))
     for name, way in ways.items():
         for failure in way["failures"]:
-            out.print(f"failed, {name}: {failure}")
+            out.print(f"failed, {name}: {failure}", markup=False)
     for name, failure in reduced["failures"].items():
-        out.print(f"all-reduce not measured, {name}: {failure}")
+        out.print(f"all-reduce not measured, {name}: {failure}", markup=False)
 
 
 def _decode_table(ways: dict[str, Any]) -> Table:

@@ -30,10 +30,12 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json("doctor", {"checks": checks})
     else:
+        from rich.markup import escape
+
         out = console()
         for check in checks:
             mark = "[green]yes[/]" if check["ok"] else "[yellow]no [/]"
-            out.print(f"{mark}  {check['check']:26} {check['detail']}", soft_wrap=True)
+            out.print(f"{mark}  {check['check']:26} {escape(check['detail'])}", soft_wrap=True)
     if not checks[0]["ok"]:
         raise typer.Exit(ExitCode.INFRASTRUCTURE)
 

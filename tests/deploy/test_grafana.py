@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.metrics import _COUNTERS, _GAUGES, _GROUP
 from tests.deploy.grafana import dashboard, dashboard_queries
 from tests.deploy.prometheus import DEPLOY
 
@@ -47,6 +48,22 @@ def test_rates_are_taken_over_the_interval_that_grafana_computes() -> None:
     queries = dashboard_queries(spec=".*", rate_interval="$__rate_interval")
     ranges = [found for query in queries for found in re.findall(r"\[(.*?)\]", query)]
     assert ranges and set(ranges) == {"$__rate_interval"}
+
+
+def test_tables_have_a_row_for_each_group_of_a_run() -> None:
+    labels = _GROUP
+    tables = [panel for panel in PANELS if panel["type"] == "table"]
+    assert tables
+    for target in (target for panel in tables for target in panel["targets"]):
+        shown = re.match(r"max by \((.*?)\)", target["expr"])
+        assert shown and set(labels) <= set(shown.group(1).split(", "))
+
+
+def test_every_metric_of_a_verdict_or_a_speed_is_shown() -> None:
+    queries = " ".join(dashboard_queries(spec=".*", rate_interval="$__rate_interval"))
+    # Prometheus names a counter with its unit.
+    wanted = [*(f"{name}_total" for name in _COUNTERS), *(name for name in _GAUGES if "timestamp" not in name)]
+    assert [name for name in wanted if name not in queries] == []
 
 
 def test_the_provisioned_source_asks_as_often_as_prometheus_scrapes() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,25 @@ def test_the_label_chooses_the_gpus() -> None:
     assert cluster.capacity(job(accelerator="H100")).workers == 2
     with pytest.raises(UsageError, match="a GPU labelled B200 and the cluster has none"):
         cluster.capacity(job(accelerator="B200"))
+    with pytest.raises(UsageError, match="accelerator is H100, and device is cpu: drop one of them"):
+        cluster.capacity(job(accelerator="H100", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("mask", "seen"), [(None, 3), ("", 0), ("-1", 0), ("0,-1,1", 1), ("2, 0", 2), ("GPU-a,GPU-b", 2)]
+)
+def test_gpus_that_are_hidden_are_not_there(
+    mask: str | None, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor i in 1 2 3; do echo NVIDIA H200; done\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if mask is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+    assert local().nodes[0]["Resources"].get("GPU", 0) == seen
 
 
 def test_without_gpus_a_worker_for_each_node() -> None:
