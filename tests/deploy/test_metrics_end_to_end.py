@@ -31,7 +31,10 @@ def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prome
     folder = tmp_path_factory.mktemp("prometheus")
     with pytest.MonkeyPatch.context() as patch, Store.open(url) as store:
         patch.setenv("FARM_DATABASE_URL", url)
-        held = Judgement(verdicts=[builders.verdict()], speeds=[], errors=[], exit_code=ExitCode.MET)
+        model = builders.throughput(cost=1.6)
+        held = Judgement(
+            verdicts=[builders.verdict()], speeds=[], throughputs=[model], errors=[], exit_code=ExitCode.MET
+        )
         judged(store, "held", held)
         judged(store, "broke", builders.every_outcome())
         with farm_metrics() as target, prometheus(folder, target) as running:
