@@ -38,7 +38,9 @@ operation = load(Path(__file__).with_name("operation.safetensors"))
 sides = {{"first": operation.first, "second": operation.second}}
 
 kept = {{name: side.output[side.rows].contiguous() for name, side in sides.items()}}
-print("as kept:", row_difference(kept["first"], kept["second"]))
+parted = row_difference(kept["first"], kept["second"])
+pair = " and ".join(f"{{value}} ({{bits}})" for value, bits in zip(parted.values, parted.bits))
+print(f"as kept: {{parted.differing}} of {{parted.elements}} numbers of the row differ, the first: {{pair}}")
 
 outputs = set()
 for name, side in sides.items():
