@@ -20,6 +20,12 @@ def test_mixed_and_prefix_of_fifty_batches_hold_1275_samples() -> None:
         assert sum(len(trial.rows) for trial in trials) == 1275
 
 
+def test_a_spec_says_with_how_many_requests_prefix_begins() -> None:
+    job = model_job(modes=["prefix"], n_start=5)
+    trials = drawn(job, Mode.PREFIX, own_prompts(42), ByteTokenizer(), vocab_size=256, longest=400)
+    assert [len(trial.rows) for trial in trials] == [5, 6, 7]
+
+
 def test_names_are_known_without_the_texts() -> None:
     job = model_job(trials=12, long_prompt_file="/nowhere", prefix_lengths=[7, 100_000])
     names = prompt_names(job, Mode.MIXED)

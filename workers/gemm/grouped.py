@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from workers.gemm.inputs import BLOCK
-from workers.gemm.native import OUT_DTYPES, VARIANTS, FarmGemm, check_inputs, current_stream, load
+from workers.gemm.native import OUT_DTYPES, VARIANTS, FarmGemm, check_inputs, current_stream, leading, load
 from workers.gemm.target import GemmInputs
 
 IMPLEMENTATION = "farm:grouped-invariant"
@@ -58,7 +58,7 @@ def multiply_groups(inputs: GroupedInputs, out: torch.Tensor, tile_rows: int) ->
     args.m, args.n, args.k = rows, n, k
     args.a, args.b, args.d = inputs.mat_a.data_ptr(), inputs.mat_b.data_ptr(), out.data_ptr()
     args.scale_a, args.scale_b = inputs.scales_a.data_ptr(), inputs.scales_b.data_ptr()
-    args.lda, args.ldb, args.ldd = (inputs.mat_a.stride(0) if rows > 1 else k), k, out.stride(0)
+    args.lda, args.ldb, args.ldd = leading(inputs.mat_a, 1), k, out.stride(0)
     args.ld_scale_a, args.ld_scale_b = max(inputs.scales_a.stride(1), rows), k // BLOCK
     groups = FarmGroups(experts=experts, tile_count=inputs.tiles.shape[0], tile_tokens=tile_rows)
     groups.tiles = inputs.tiles.data_ptr()

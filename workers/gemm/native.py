@@ -220,12 +220,12 @@ def check_inputs(inputs: GemmInputs, out_dtype: torch.dtype) -> None:
             raise ValueError(
                 f"{name} has shape {tuple(operands[name].shape)}; for mat_a {(m, k)} and n = {n} it must be {shape}"
             )
-    _leading(inputs.mat_a, 1, "mat_a", "row-major", "mat_a.contiguous()")
-    _leading(inputs.mat_b, 0, "mat_b", "column-major", "mat_b.t().contiguous().t()")
+    _check_layout(inputs.mat_a, 1, "mat_a", "row-major", "mat_a.contiguous()")
+    _check_layout(inputs.mat_b, 0, "mat_b", "column-major", "mat_b.t().contiguous().t()")
     _check_aligned(inputs.mat_a, 1, "mat_a", "mat_a.clone(memory_format=torch.contiguous_format)")
     _check_aligned(inputs.mat_b, 0, "mat_b", "mat_b.t().clone(memory_format=torch.contiguous_format).t()")
-    _leading(inputs.scales_a, 0, "scales_a", "column-major", "scales_a.t().contiguous().t()")
-    _leading(inputs.scales_b, 0, "scales_b", "column-major", "scales_b.t().contiguous().t()")
+    _check_layout(inputs.scales_a, 0, "scales_a", "column-major", "scales_a.t().contiguous().t()")
+    _check_layout(inputs.scales_b, 0, "scales_b", "column-major", "scales_b.t().contiguous().t()")
 
 
 def _check_out(inputs: GemmInputs, out: torch.Tensor) -> None:
@@ -234,32 +234,33 @@ def _check_out(inputs: GemmInputs, out: torch.Tensor) -> None:
             f"out has shape {tuple(out.shape)} on {out.device}; "
             f"it must be {(inputs.m, inputs.n)} on {inputs.mat_a.device}"
         )
-    _leading(out, 1, "out", "row-major", "out.contiguous()")
+    _check_layout(out, 1, "out", "row-major", "out.contiguous()")
     _check_aligned(out, 1, "out", "out.contiguous()")
 
 
 def _check_aligned(tensor: torch.Tensor, unit: int, name: str, remedy: str) -> None:
     """On a GPU rows (``unit`` 1) or columns (0) must start at multiples of 16 bytes, for the bulk tensor copies."""
-    other = 1 - unit
-    step = tensor.stride(other) * tensor.itemsize if tensor.shape[other] > 1 else 0
+    step = leading(tensor, unit) * tensor.itemsize
     if tensor.device.type == "cuda" and (tensor.data_ptr() % 16 or step % 16):
         raise ValueError(
-            f"{name} begins {tensor.data_ptr() % 16} bytes behind a multiple of 16, and its stride({other}) is {step} "
-            f"bytes; on a GPU both must be multiples of 16 bytes: use {remedy}"
+            f"{name} begins {tensor.data_ptr() % 16} bytes behind a multiple of 16, and its stride({1 - unit}) is "
+            f"{step} bytes; on a GPU both must be multiples of 16 bytes: use {remedy}"
         )
 
 
-def _leading(tensor: torch.Tensor, unit: int, name: str, layout: str, remedy: str) -> int:
-    """The distance between rows (``unit`` 1) or columns (0). Strides of dimensions of size 1 say nothing."""
-    other = 1 - unit
-    length, lines = tensor.shape[unit], tensor.shape[other]
-    leading = tensor.stride(other) if lines > 1 else max(length, 1)
-    if (length > 1 and tensor.stride(unit) != 1) or leading < length:
+def _check_layout(tensor: torch.Tensor, unit: int, name: str, layout: str, remedy: str) -> None:
+    length = tensor.shape[unit]
+    if (length > 1 and tensor.stride(unit) != 1) or leading(tensor, unit) < length:
         raise ValueError(
             f"{name} {tuple(tensor.shape)} has strides {tensor.stride()}; it must be {layout}, stride({unit}) == 1 and "
-            f"stride({other}) >= {length}: use {remedy}"
+            f"stride({1 - unit}) >= {length}: use {remedy}"
         )
-    return leading
+
+
+def leading(tensor: torch.Tensor, unit: int) -> int:
+    """The distance between rows (``unit`` 1) or columns (0). Strides of dimensions of size 1 say nothing."""
+    other = 1 - unit
+    return tensor.stride(other) if tensor.shape[other] > 1 else max(tensor.shape[unit], 1)
 
 
 def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> FarmGemm:
@@ -267,11 +268,8 @@ def _arguments(inputs: GemmInputs, out: torch.Tensor, variant: int) -> FarmGemm:
     args.m, args.n, args.k = inputs.m, inputs.n, inputs.k
     args.a, args.b, args.d = inputs.mat_a.data_ptr(), inputs.mat_b.data_ptr(), out.data_ptr()
     args.scale_a, args.scale_b = inputs.scales_a.data_ptr(), inputs.scales_b.data_ptr()
-    args.lda = _leading(inputs.mat_a, 1, "mat_a", "row-major", "")
-    args.ldb = _leading(inputs.mat_b, 0, "mat_b", "column-major", "")
-    args.ld_scale_a = _leading(inputs.scales_a, 0, "scales_a", "column-major", "")
-    args.ld_scale_b = _leading(inputs.scales_b, 0, "scales_b", "column-major", "")
-    args.ldd = _leading(out, 1, "out", "row-major", "")
+    args.lda, args.ldb, args.ldd = leading(inputs.mat_a, 1), leading(inputs.mat_b, 0), leading(out, 1)
+    args.ld_scale_a, args.ld_scale_b = leading(inputs.scales_a, 0), leading(inputs.scales_b, 0)
     return args
 
 
