@@ -69,13 +69,12 @@ def flip_rate_bound(trials: int) -> float:
 @dataclass(frozen=True)
 class _Evidence:
     table: UniquenessTable
-    groups: dict[Group, None]
+    groups: dict[Group, set[str]]
+    """Every group, with the variants whose samples it compares."""
     missing: dict[Group, str]
     """Groups of which a unit has no result, with the reason."""
     unsupported: dict[Group, str]
     measured: dict[tuple[str, Shape, Dtype, str], list[UnitResult]]
-    targets: dict[Group, set[str]]
-    """The variants whose samples are compared in a group."""
     places: dict[tuple[Group, str], set[object]]
     """Of a group in a stratum, the devices, the processes or the targets that its samples came from."""
 
@@ -83,12 +82,11 @@ class _Evidence:
     def gather(cls, plan: Plan, results: Sequence[UnitResult], failures: Sequence[UnitFailure]) -> _Evidence:
         by_unit = {result.unit: result for result in results}
         failed = {failure.unit: failure.reason for failure in failures}
-        found = cls(UniquenessTable(), {}, {}, {}, {}, {}, {})
+        found = cls(UniquenessTable(), {}, {}, {}, {}, {})
         for unit in plan.units:
             result = by_unit.get(unit.index)
             for group in unit.groups:
-                found.groups.setdefault(group)
-                found.targets.setdefault(group, set()).add(unit.variant)
+                found.groups.setdefault(group, set()).add(unit.variant)
                 if result is None:
                     found.missing.setdefault(group, failed.get(unit.index, "not all of its units were run"))
             if result is not None:
@@ -158,7 +156,7 @@ def _outcome(job: Job, group: Group, stratum: str, cell: Cell, evidence: _Eviden
         return Outcome.ERROR, f"no flip so far, but {evidence.missing[group]}"
     if cell.trials < 2:
         return Outcome.INCONCLUSIVE, f"{cell.trials} trial: at least 2 are needed to compare"
-    if (nothing_to_compare := _one_alone(group, evidence.places[group, stratum], evidence.targets[group])) is not None:
+    if (nothing_to_compare := _one_alone(group, evidence.places[group, stratum], evidence.groups[group])) is not None:
         return Outcome.INCONCLUSIVE, nothing_to_compare
     if group in evidence.unsupported:
         return Outcome.INCONCLUSIVE, f"no flip, but some of its units could not run: {evidence.unsupported[group]}"
@@ -291,7 +289,6 @@ def _speeds(job: KernelJob, evidence: _Evidence, verdicts: list[Verdict]) -> lis
             rounding_floor=worst.rounding_floor,
             cost=statistics.median(times) / min(rivals) if rivals and name not in flipping else None,
             failed_gates=[],
-            open_gates=[],
         )
         gate = job.gates.speed
         against = medians.get((gate.against, shape, dtype, stratum)) if gate else None
