@@ -1,8 +1,9 @@
 """Builds the kernels with CMake and Ninja, once per content, into a cache that any number of processes may share.
 
-The key is a hash of the sources, the flags and the compiler. A build runs on a private copy of the sources in a
-temporary folder of the cache; its result appears under the key by one rename. A lock per key spares the machine from
-compiling the same thing many times at once; where the file system has no locks, the rename alone keeps it right.
+The key is a hash of the sources, the flags, the compiler, the architecture and the C library. A build runs on a private
+copy of the sources in a temporary folder of the cache; its result appears under the key by one rename. A lock per key
+spares the machine from compiling the same thing many times at once; where the file system has no locks, the rename
+alone keeps it right.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -27,7 +29,10 @@ from workers.errors import BuildError
 
 Backend = Literal["cpu", "cuda"]
 
-_FLAG_VARIABLES = ("CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
+_FLAG_VARIABLES = (
+    *("CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS"),
+    *("NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "NVCC_CCBIN"),
+)
 _NOT_FOR_CMAKE = set('";\\\n')
 _LAST_LINES = 30
 _ABANDONED_AFTER_SECONDS = 24 * 3600
@@ -36,7 +41,7 @@ _CUDA_COMPILE_BYTES = 4 << 30  # memory that one CUTLASS instantiation takes
 
 @dataclass(frozen=True)
 class BuiltLibrary:
-    """A kernel library in the cache. ``key`` names its content: equal keys, equal sources, flags and compiler."""
+    """A kernel library in the cache. ``key`` names its content, as the module's docstring has it."""
 
     path: Path
     key: str
@@ -57,7 +62,8 @@ class _Recipe:
     def key(self) -> str:
         digest = hashlib.sha256()
         flags = {name: os.environ.get(name, "") for name in _FLAG_VARIABLES}
-        digest.update(json.dumps([self.backend, self.arguments, self.compilers, flags]).encode())
+        system = [platform.machine(), *platform.libc_ver()]
+        digest.update(json.dumps([self.backend, self.arguments, self.compilers, flags, system]).encode())
         for name, content in sorted(self.sources.items()):
             digest.update(f"\0{name}\0{len(content)}\0".encode())
             digest.update(content)

@@ -36,12 +36,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
 endif()
 
-string(JOIN " " FARM_CPU_FLAGS_TEXT ${CMAKE_CXX_FLAGS} ${FARM_CPU_FLAGS})
+farm_quote(FARM_CPU_FLAGS_TEXT ${CMAKE_CXX_FLAGS} ${FARM_CPU_FLAGS})
 target_compile_options(farm_cpu PRIVATE ${FARM_CPU_FLAGS})
 target_compile_definitions(farm_cpu PRIVATE
   "FARM_COMPILER=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}\""
-  "FARM_FLAGS=\"${FARM_CPU_FLAGS_TEXT}\"")
-target_include_directories(farm_cpu PRIVATE include)
+  "FARM_FLAGS=${FARM_CPU_FLAGS_TEXT}")
+target_include_directories(farm_cpu PRIVATE include src)
 target_link_libraries(farm_cpu PRIVATE Threads::Threads)
 # Undefined symbols must fail the build here, not the first run on a worker; and a library linked with -ffast-math in
 # CXXFLAGS would make the whole process flush subnormals.

@@ -16,14 +16,13 @@ add_library(farm_cuda SHARED
   src/cuda/observe.cu
   src/cuda/skinny.cu
   src/cuda/streamk.cu
-  src/cuda/wide.cu
-  src/cuda/wide_segments.cu)
+  src/cuda/wide.cu)
 
 set(FARM_CUDA_FLAGS -O3 -lineinfo)
-string(JOIN " " FARM_CUDA_FLAGS_TEXT ${FARM_CUDA_FLAGS})
+farm_quote(FARM_CUDA_FLAGS_TEXT ${CMAKE_CUDA_FLAGS} ${FARM_CUDA_FLAGS} sm_90a)
 target_compile_options(farm_cuda PRIVATE ${FARM_CUDA_FLAGS})
 target_compile_definitions(farm_cuda PRIVATE
   "FARM_COMPILER=\"nvcc ${CMAKE_CUDA_COMPILER_VERSION}\""
-  "FARM_FLAGS=\"${FARM_CUDA_FLAGS_TEXT} sm_90a\"")
-target_include_directories(farm_cuda PRIVATE include src/cuda)
+  "FARM_FLAGS=${FARM_CUDA_FLAGS_TEXT}")
+target_include_directories(farm_cuda PRIVATE include src src/cuda)
 target_link_options(farm_cuda PRIVATE -Wl,--no-undefined)

@@ -8,6 +8,9 @@
  *   D   bf16, fp16 or fp32 [m][ldd], ldd >= n, N contiguous, rounded to nearest even once, from float
  * m >= 1, n a positive multiple of 8, k a positive multiple of 128.  Products of a 128-block are summed in float, then
  * scaled by SA*SB and added to the running float sum; in which order blocks are added is what a variant decides.
+ *
+ * On CUDA rows of A, B and D start at multiples of 16 bytes. FARM_INVARIANT may begin to read B, as weights that don't
+ * change, before the kernel before it on the stream has ended: B must not be what that one writes.
  */
 #ifndef FARM_KERNELS_H
 #define FARM_KERNELS_H
@@ -40,7 +43,7 @@ enum farm_variant {
   FARM_STREAMK = 0,         /* stream-K where k > 3n, partial sums added as they complete; else as PERSISTENT */
   FARM_STREAMK_ORDERED = 1, /* the same decomposition, partial sums added in K order: repeatable, varies with m */
   FARM_PERSISTENT = 2,      /* one worker per output tile, K in order */
-  FARM_INVARIANT = 3        /* K segments fixed by (n, k) alone, summed in order: same bits for every m and worker count */
+  FARM_INVARIANT = 3        /* K summed in an order fixed by (n, k) alone: same bits for every m and worker count */
 };
 
 enum farm_dtype { FARM_BF16 = 0, FARM_FP16 = 1, FARM_FP32 = 2 };
@@ -57,7 +60,8 @@ typedef struct farm_gemm {
   void *workspace;
   size_t workspace_bytes;
   void *stream;       /* cudaStream_t; unused on the CPU */
-  int32_t sm_count;   /* workers that stream-K splits over; 0: all SMs (CUDA), 132 as on an H200 (CPU) */
+  int32_t sm_count;   /* CUDA: most CTAs at a time, over which stream-K splits; 0: as the kernel likes.
+                         CPU: workers that stream-K splits over; 0: 132, as on an H200 */
   int32_t threads;    /* CPU: OS threads, 0: all allowed cores; unused on CUDA */
   int32_t pause_us;   /* CPU stress: each work item first sleeps a random time up to this; unused on CUDA */
   uint32_t pause_seed;

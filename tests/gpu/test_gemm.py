@@ -11,7 +11,7 @@ from workers.gemm.reference import reference_fp64, relative_error, rounding_floo
 from workers.gemm.target import QUIET, Conditions, GemmInputs
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# n not a multiple of 128 or of 64, one K block, an odd number of them, K in segments, more tiles than SMs.
+# n not a multiple of 128 or of 64, one K block, an odd number of them, K shared out to CTAs, more tiles than SMs.
 SHAPES = ((2112, 7168), (576, 7168), (7168, 2304), (4608, 7168), (1544, 128), (1160, 640), (24576, 256))
 POOL = 1024
 
@@ -41,6 +41,15 @@ def test_errors_are_those_of_rounding(variant: str, dtype: torch.dtype) -> None:
             reference = reference_fp64(inputs)
             error = relative_error(product(variant, inputs, dtype), reference)
             assert error <= 1.1 * rounding_floor(reference, dtype, k), (m, n, k)
+
+
+def test_every_executor_adds_blocks_in_the_order_of_k() -> None:
+    """As ``persistent`` does, from end to end, whoever shares out K, whether the last stages are full or not."""
+    for n, k in (*SHAPES, (1536, 7168), (4096, 7168), (3072, 1536), (200, 4224), (72, 2176)):
+        for m in (1, 8, 9, 16, 31, 33, 64, 100, 130, 257):
+            inputs = make_inputs(m, n, k, seed=n, device="cuda")
+            expected = bits(product("persistent", inputs, torch.float32))
+            assert torch.equal(bits(product("invariant", inputs, torch.float32)), expected), (m, n, k)
 
 
 def test_the_smallest_problem() -> None:

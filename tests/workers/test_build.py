@@ -58,6 +58,14 @@ def test_sources_and_flags_change_the_key(cache: Path, source: Path, monkeypatch
     assert len(keys) == 4
 
 
+def test_machines_of_two_architectures_share_a_cache(
+    cache: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = build("cpu", source=source).key
+    monkeypatch.setattr("platform.machine", lambda: "riscv128")
+    assert build("cpu", source=source).key != here
+
+
 def test_the_other_backends_sources_do_not_change_the_key(cache: Path, source: Path) -> None:
     key = build("cpu", source=source).key
     (source / "src" / "cuda").mkdir(parents=True)

@@ -6,21 +6,14 @@
 #include "check.h"
 #include "farm_kernels.h"
 #include "isa.h"
+#include "json.h"
 #include "plan.h"
 #include "variants.h"
 
 using farm::fail;
+using farm::json_string;
 
 namespace {
-
-std::string json_string(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') quoted += '\\';
-    quoted += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  return quoted + "\"";
-}
 
 std::string describe_build() {
   const farm::Isa& isa = farm::isa();

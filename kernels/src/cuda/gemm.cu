@@ -4,21 +4,14 @@
 #include <string>
 
 #include "farm_grouped.h"
+#include "json.h"
 #include "launch.h"
 
 namespace farm {
 namespace {
 
-// Up to how many tokens the weights are the tall operand, where K is not split and where it is; measured on an H200.
-constexpr int kSkinnyTokens = 32, kSkinnyTokensIfSplit = 512;
-
-// How many segments K is summed in: where all of n is too few tiles of 64 rows to keep many SMs busy at small m, enough
-// that a CTA for each tile and segment does. Of (n, k) alone, or results would depend on the batch.
-int segments_of(int n, int k_blocks) {
-  constexpr int kMost = 4, kFewestBlocks = 8, kCtas = 40;
-  const int tiles = ceil_div(n, 64);
-  return std::max(1, std::min({kMost, k_blocks / kFewestBlocks, kCtas / tiles}));
-}
+// Up to how many tokens the weights are the tall operand in any case; measured on an H200.
+constexpr int kSkinnyTokens = 32;
 
 bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
@@ -57,6 +50,7 @@ struct Plan {
   Device device;
   Problem problem;
   Executor executor;
+  SkinnyPlan skinny;
   int workers;
   bool ordered;
   size_t workspace;
@@ -72,15 +66,16 @@ int make_plan(const farm_gemm *g, Plan *plan) {
   plan->workers = g->sm_count > 0 ? std::min(g->sm_count, plan->device.sm_count) : plan->device.sm_count;
   plan->ordered = g->variant == FARM_STREAMK_ORDERED;
   const int k_blocks = g->k / kBlockK;
-  const int segments = g->variant == FARM_INVARIANT ? segments_of(g->n, k_blocks) : 1;
-  plan->problem = {g->m,       g->n, k_blocks,      segments,      g->out_dtype, g->scale_a,
+  plan->problem = {g->m,       g->n, k_blocks,      g->out_dtype, g->scale_a,
                    g->scale_b, g->d, g->ld_scale_a, g->ld_scale_b, g->ldd};
   if (splits_tiles(g)) {
     plan->executor = Executor::kStreamK;
   } else if (g->variant != FARM_INVARIANT) {
     plan->executor = Executor::kPersistent;
   } else {
-    plan->executor = g->m > (segments > 1 ? kSkinnyTokensIfSplit : kSkinnyTokens) ? Executor::kWide : Executor::kSkinny;
+    plan->skinny = plan_skinny(plan->problem, plan->workers);
+    const bool skinny = g->m <= kSkinnyTokens || plan->skinny.ns < wide_ns(plan->device, plan->problem, plan->workers);
+    plan->executor = skinny ? Executor::kSkinny : Executor::kWide;
   }
   plan->workspace = 0;
   if (plan->executor == Executor::kStreamK)
@@ -97,17 +92,15 @@ int run(const farm_gemm *g) {
                                               std::to_string(plan.workspace) + " at a multiple of 16");
   const Problem &p = plan.problem;
   const Operands operands{{g->a, g->m, g->k, g->lda}, {g->b, g->n, g->k, g->ldb}};
-  const Memory workspace{g->workspace, plan.workspace};
   const auto stream = static_cast<cudaStream_t>(g->stream);
   switch (plan.executor) {
     case Executor::kStreamK:
-      return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, workspace, stream);
+      return run_streamk(plan.device, operands, p, plan.ordered, plan.workers, g->workspace, stream);
     case Executor::kWide: return run_wide(plan.device, operands, p, plan.workers, stream);
     case Executor::kPersistent: return run_persistent(plan.device, operands, p, plan.workers, stream);
     default: break;
   }
-  const int tokens = p.m <= 8 ? 8 : p.m <= 16 ? 16 : p.m <= 64 ? 32 : p.m <= 128 ? 64 : 128;
-  return run_skinny(plan.device, operands, p, tokens, plan.workers, stream);
+  return plan.skinny.run(plan.device, operands, p, plan.skinny, plan.workers, stream);
 }
 
 int run_grouped(const farm_gemm *g, const farm_groups *groups) {
@@ -169,6 +162,8 @@ const char *farm_status_message(int status) {
 int farm_abi_version(void) { return FARM_ABI_VERSION; }
 
 const char *farm_build_info(void) {
-  return "{\"backend\": \"cuda\", \"compiler\": \"" FARM_COMPILER "\", \"flags\": \"" FARM_FLAGS "\"}";
+  static const std::string info = "{\"backend\": \"cuda\", \"compiler\": " + farm::json_string(FARM_COMPILER) +
+                                  ", \"flags\": " + farm::json_string(FARM_FLAGS) + "}";
+  return info.c_str();
 }
 }

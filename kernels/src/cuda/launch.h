@@ -48,36 +48,31 @@ struct Operands {
   Matrix a, b;
 };
 
-// Swapped operands: tiles of 64 rows of weights by `tokens` (8, 16, 32, 64 or 128), a cluster of p.segments CTAs
-// along K.
-int run_skinny(const Device &device, const Operands &operands, const Problem &p, int tokens, int sm_count,
-               cudaStream_t stream);
+// Swapped operands: tiles of 64 rows of weights by 8, 16 or 32 tokens, as `run` has them. K is shared out to `ranks`
+// CTAs, of which all but the first keep `kept` blocks. Should take `ns`.
+struct SkinnyPlan {
+  int ranks, kept;
+  float ns;
+  int (*run)(const Device &device, const Operands &operands, const Problem &p, const SkinnyPlan &plan, int sm_count,
+             cudaStream_t stream);
+};
+SkinnyPlan plan_skinny(const Problem &p, int sm_count);
 
-// The same for the tokens of several experts: `count` tiles of at most `tokens` each. operands.b has the experts' weights
-// one below the other.
+// Swapped operands for the tokens of several experts: `count` tiles of at most `tokens` (8, 16, 32, 64 or 128) each.
+// operands.b has the experts' weights one below the other.
 int run_skinny_groups(const Device &device, const Operands &operands, const Problem &p, const Groups &groups,
                       int count, int tokens, cudaStream_t stream);
 
-// Tokens as the tensor core's tall operand, by tiles of the size that should take the least time.
+// Tokens as the tensor core's tall operand, by tiles of the size that should take the least time, which is wide_ns().
+float wide_ns(const Device &device, const Problem &p, int sm_count);
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
 
 // Likewise by tiles of 128 x 128, always.
 int run_persistent(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream);
 
-// Of run_wide, tiles of 64 kGroups tokens by kTileN rows of weights that sum K in p.segments segments.
-template <int kGroups, int kTileN>
-int run_wide_segments(const Device &device, const Operands &operands, const Problem &p, int sm_count,
-                      cudaStream_t stream);
-
-// Scratch memory of the caller's, as large as the function below says.
-struct Memory {
-  void *data;
-  size_t bytes;
-};
-
 // The control: K blocks dealt evenly to the workers, partial tiles added as they come or in order.
 size_t streamk_workspace(const Problem &p, bool ordered, int workers);
 int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
-                const Memory &workspace, cudaStream_t stream);
+                void *workspace, cudaStream_t stream);
 
 }  // namespace farm

@@ -17,7 +17,7 @@ constexpr int kScaleRows = 128;  // rows of B that share a scale
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 struct Problem {
-  int m, n, k_blocks, segments;
+  int m, n, k_blocks;
   int out_dtype;  // farm_dtype
   const float *scale_a, *scale_b;
   void *d;
@@ -31,14 +31,8 @@ struct Groups {
   const int32_t *rows;
 };
 
-// First K block of segment s; all segments but the last have an even number of blocks. Segments depend on (n, k) alone;
-// within one, blocks are added in K order from zero, and then segments are added in order. Every executor of the
-// invariant variant keeps to this, so all give the same bits.
-__host__ __device__ __forceinline__ int segment_begin(int k_blocks, int segments, int s) {
-  return s == segments ? k_blocks : s * k_blocks / (2 * segments) * 2;
-}
-
-// The one expression by which a block's partial sum joins the running sum.
+// The one expression by which a block's partial sum joins the running sum. The sum begins with zero, and blocks join it
+// in the order of K: every executor of the invariant variant keeps to this, so all give the same bits.
 __device__ __forceinline__ float promote(float sum, float partial, float scale) {
   return __fmaf_rn(partial, scale, sum);
 }

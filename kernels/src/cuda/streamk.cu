@@ -34,13 +34,13 @@ size_t streamk_workspace(const Problem &p, bool ordered, int workers) {
 }
 
 int run_streamk(const Device &device, const Operands &operands, const Problem &p, bool ordered, int workers,
-                const Memory &workspace, cudaStream_t stream) {
+                void *workspace, cudaStream_t stream) {
   workers = useful_workers(p, workers);
   Workspace s = split(p, workers);
   const size_t partials = partials_bytes(s, ordered, workers), arrivals = s.split_tiles * sizeof(int);
   s.ordered = ordered;
-  s.sums = static_cast<float *>(workspace.data);
-  s.arrivals = reinterpret_cast<int *>(static_cast<char *>(workspace.data) + partials);
+  s.sums = static_cast<float *>(workspace);
+  s.arrivals = reinterpret_cast<int *>(static_cast<char *>(workspace) + partials);
   if (s.split_tiles > 0) {
     // Unordered sums start from zero; ordered ones are stored, so only the counters need clearing.
     const cudaError_t error = ordered ? cudaMemsetAsync(s.arrivals, 0, arrivals, stream)

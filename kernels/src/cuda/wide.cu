@@ -7,60 +7,74 @@
 namespace farm {
 namespace {
 
-// ns: what a tile takes with all SMs at work, for each block of K and once, measured on an H200. `cluster` tiles side by
-// side share tokens.
+// ns: what a tile takes with all SMs at work, for each block of K and once, measured on an H200. `cluster` tiles side
+// by side share tokens.
 struct Tile {
   int rows, columns, cluster;
   float block_ns, once_ns;
-  decltype(&run_wide_segments<1, 64>) whole, segments;
+  int (*run)(const Device &, const Operands &, const Problem &, int, cudaStream_t);
+  int (*clusters_at_once)(const Device &, int, int *);
 };
 
-template <int kGroups, int kWaves, int kTileN, int kCluster = 1>
+template <typename Shape>
 int run_whole(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
-  using Shape = WideShape<Work::kWhole, kGroups, kWaves, kTileN, kCluster>;
   return run_tiles<Shape>(device, operands, p, {}, sm_count, true, stream);
 }
 
+template <int kGroups, int kWaves, int kTileN, int kCluster = 1>
+constexpr Tile tile(float block_ns, float once_ns) {
+  using Shape = WideShape<Work::kWhole, kGroups, kWaves, kTileN, kCluster>;
+  return {Shape::kTileM, kTileN, kCluster, block_ns, once_ns, &run_whole<Shape>, &clusters_at_once<Shape>};
+}
+
 constexpr Tile kTiles[] = {
-    {64, 16, 1, 165, 1000, &run_whole<1, 1, 16>, nullptr},
-    {64, 32, 1, 175, 1000, &run_whole<1, 1, 32>, nullptr},
-    {64, 48, 1, 200, 1000, &run_whole<1, 1, 48>, &run_wide_segments<1, 48>},
-    {64, 64, 1, 215, 1000, &run_whole<1, 1, 64>, nullptr},
-    {64, 64, 4, 210, 1000, &run_whole<1, 1, 64, 4>, nullptr},
-    {64, 96, 1, 255, 1000, &run_whole<1, 1, 96>, &run_wide_segments<1, 96>},
-    {128, 32, 1, 205, 1000, &run_whole<2, 1, 32>, nullptr},
-    {128, 64, 1, 255, 1000, &run_whole<2, 1, 64>, &run_wide_segments<2, 64>},
-    {128, 64, 4, 245, 1000, &run_whole<2, 1, 64, 4>, nullptr},
-    {128, 96, 1, 330, 1100, &run_whole<2, 1, 96>, &run_wide_segments<2, 96>},
-    {128, 128, 1, 400, 1200, &run_whole<2, 1, 128>, &run_wide_segments<2, 128>},
-    {128, 144, 1, 440, 1300, &run_whole<2, 1, 144>, &run_wide_segments<2, 144>},
-    {128, 192, 1, 570, 1650, &run_whole<2, 1, 192>, nullptr},
-    {256, 128, 2, 800, 1600, &run_whole<2, 2, 128, 2>, nullptr},
+    tile<1, 1, 16>(103, 1100),
+    tile<1, 1, 32>(119, 1650),
+    tile<1, 1, 48>(174, 1250),
+    tile<1, 1, 64>(177, 1550),
+    tile<1, 1, 64, 4>(174, 1450),
+    tile<1, 1, 96>(231, 1400),
+    tile<2, 1, 32>(181, 1400),
+    tile<2, 1, 64>(267, 1400),
+    tile<2, 1, 64, 4>(231, 1400),
+    tile<2, 1, 96>(352, 1650),
+    tile<2, 1, 128>(373, 2150),
+    tile<2, 1, 144>(452, 2300),
+    tile<2, 1, 192>(571, 2650),
+    tile<2, 2, 128, 2>(758, 2150),
 };
 
-const Tile &fastest_tile(const Problem &p, int workers) {
-  const Tile *best = nullptr;
-  float best_ns = std::numeric_limits<float>::max();
-  for (const Tile &tile : kTiles) {
-    if ((p.segments > 1 && !tile.segments) || tile.cluster > workers) continue;
-    const int64_t clusters = int64_t{ceil_div(p.m, tile.rows)} * ceil_div(p.n, tile.columns * tile.cluster);
-    const int64_t tiles = clusters * tile.cluster;
-    const float ns = (tiles + workers - 1) / workers * (p.k_blocks * tile.block_ns + tile.once_ns);
-    if (ns < best_ns) best = &tile, best_ns = ns;
-  }
-  return *best;
+float tile_ns(const Tile &tile, const Device &device, const Problem &p, int sm_count) {
+  int at_once = sm_count;
+  if (tile.cluster > 1 && (tile.cluster > sm_count || tile.clusters_at_once(device, sm_count, &at_once)))
+    return std::numeric_limits<float>::infinity();
+  const int64_t clusters = int64_t{ceil_div(p.m, tile.rows)} * ceil_div(p.n, tile.columns * tile.cluster);
+  return (clusters + at_once - 1) / at_once * (p.k_blocks * tile.block_ns + tile.once_ns);
+}
+
+struct Choice {
+  const Tile *tile;
+  float ns;
+};
+
+Choice fastest_tile(const Device &device, const Problem &p, int sm_count) {
+  Choice best{&kTiles[0], std::numeric_limits<float>::infinity()};
+  for (const Tile &tile : kTiles)
+    if (const float ns = tile_ns(tile, device, p, sm_count); ns < best.ns) best = {&tile, ns};
+  return best;
 }
 
 }  // namespace
 
+float wide_ns(const Device &device, const Problem &p, int sm_count) { return fastest_tile(device, p, sm_count).ns; }
+
 int run_wide(const Device &device, const Operands &operands, const Problem &p, int sm_count, cudaStream_t stream) {
-  const Tile &tile = fastest_tile(p, sm_count);
-  return (p.segments > 1 ? tile.segments : tile.whole)(device, operands, p, sm_count, stream);
+  return fastest_tile(device, p, sm_count).tile->run(device, operands, p, sm_count, stream);
 }
 
 int run_persistent(const Device &device, const Operands &operands, const Problem &p, int sm_count,
                    cudaStream_t stream) {
-  return run_whole<2, 1, 128>(device, operands, p, sm_count, stream);
+  return run_whole<WideShape<Work::kWhole, 2, 1, 128>>(device, operands, p, sm_count, stream);
 }
 
 }  // namespace farm

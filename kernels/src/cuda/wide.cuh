@@ -10,16 +10,16 @@
 
 namespace farm {
 
-// For every piece, in(piece) says how to load a block; that is called for each as soon as its stage is free.
+// For every piece, in(piece) says how to load a stage's blocks; that is called for each as soon as its stage is free.
 template <typename Shape, typename In>
 __device__ __forceinline__ void load_pieces(const WideLayout &at, Schedule<Shape> schedule, In in) {
   RingPosition ring;
   Piece piece;
   while (schedule.next(piece)) {
     auto load = in(piece);
-    for (int block = piece.k_begin; block < piece.k_end; ++block, ring.advance(Shape::kStages)) {
+    for (int block = piece.k_begin; block < piece.k_end; block += Shape::kBlocks, ring.advance(Shape::kStages)) {
       barrier_wait(at.empty + ring.stage * 8, ring.phase ^ 1);
-      load(block, ring.stage);
+      load(block, min(Shape::kBlocks, piece.k_end - block), ring.stage);
     }
   }
 }
@@ -30,16 +30,22 @@ __device__ __forceinline__ void wide_load_operands(const CUtensorMap *map_a, con
   constexpr int kRows = Shape::kTileM / Shape::kCluster;
   const int rank = Shape::kCluster > 1 ? cluster_rank() : 0;
   load_pieces<Shape>(at, schedule, [&](const Piece &piece) {
-    return [&at, map_a, map_b, rank, row = piece.first_row, column = piece.first_column](int block, int stage) {
+    return [&at, map_a, map_b, rank, row = piece.first_row, column = piece.first_column](int block, int count,
+                                                                                         int stage) {
       const uint32_t full = at.full + stage * 8;
-      const uint32_t a = at.a + stage * Shape::kBytesA, b = at.b + stage * Shape::kBytesB;
-      barrier_expect(full, Shape::kBytesA + Shape::kBytesB);
-      if constexpr (Shape::kCluster > 1)
-        tma_multicast(a + rank * kRows * kBlockK, map_a, full, block * kBlockK, row + rank * kRows,
-                      (1 << Shape::kCluster) - 1, kEvictNormal);
-      else
-        tma_load(a, map_a, full, block * kBlockK, row, kEvictNormal);
-      tma_load(b, map_b, full, block * kBlockK, column, kEvictNormal);
+      barrier_expect(full, count * (Shape::kBytesA + Shape::kBytesB));
+#pragma unroll
+      for (int u = 0; u < Shape::kBlocks; ++u) {
+        if (u >= count) break;
+        const int at_block = stage * Shape::kBlocks + u, k = (block + u) * kBlockK;
+        const uint32_t a = at.a + at_block * Shape::kBytesA, b = at.b + at_block * Shape::kBytesB;
+        if constexpr (Shape::kCluster > 1)
+          tma_multicast(a + rank * kRows * kBlockK, map_a, full, k, row + rank * kRows, (1 << Shape::kCluster) - 1,
+                        kEvictNormal);
+        else
+          tma_load(a, map_a, full, k, row, kEvictNormal);
+        tma_load(b, map_b, full, k, column, kEvictNormal);
+      }
     };
   });
 }
@@ -49,17 +55,23 @@ __device__ __forceinline__ void wide_load_scales(const Problem &p, const WideLay
                                                  const Schedule<Shape> &schedule) {
   load_pieces<Shape>(at, schedule, [&](const Piece &piece) {
     const int rows = max(1, min(Shape::kTileM, p.m - piece.first_row));
-    return [&at, &p, rows, scales = Scales(p, piece)](int, int stage) mutable {
-      const char *begin = line_of(scales.a);
-      const int bytes = line_of(scales.a + rows - 1) + 16 - begin;
+    return [&at, &p, rows, scales = Scales(p, piece)](int, int count, int stage) mutable {
       const uint32_t full = at.full + stage * 8, to = at.scales + stage * Shape::kScaleBytes;
-      barrier_expect(full, bytes + (Shape::kTwoScales ? 32 : 16));
-      bulk_load(to, begin, bytes, full);
-      bulk_load(to + Shape::kScalesB, line_of(scales.b[0]), 16, full);
-      if constexpr (Shape::kTwoScales) bulk_load(to + Shape::kScalesB + 16, line_of(scales.b[1]), 16, full);
-      scales.a += p.ld_scale_a;
-      ++scales.b[0];
-      ++scales.b[1];
+      const int bytes_b = lines_of(scales.b[0], count);
+      const int next_bytes_b = Shape::kTwoScales ? lines_of(scales.b[1], count) : 0;
+      int bytes = bytes_b + next_bytes_b;
+#pragma unroll
+      for (int u = 0; u < Shape::kBlocks; ++u)
+        if (u < count) bytes += lines_of(scales.a + u * p.ld_scale_a, rows);
+      barrier_expect(full, bytes);
+#pragma unroll
+      for (int u = 0; u < Shape::kBlocks; ++u, scales.a += p.ld_scale_a)
+        if (u < count) bulk_load(to + u * Shape::kScalesA, line_of(scales.a), lines_of(scales.a, rows), full);
+      const uint32_t to_b = to + Shape::kBlocks * Shape::kScalesA;
+      bulk_load(to_b, line_of(scales.b[0]), bytes_b, full);
+      if constexpr (Shape::kTwoScales) bulk_load(to_b + Shape::kScalesB, line_of(scales.b[1]), next_bytes_b, full);
+      scales.b[0] += Shape::kBlocks;
+      scales.b[1] += Shape::kBlocks;
     };
   });
 }
@@ -129,8 +141,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   WideLayout at;
   at.out = uniform((smem_address(smem) + Shape::kAlignment - 1) & ~uint32_t(Shape::kAlignment - 1));
   at.a = at.out + Shape::kOutBytes;
-  at.b = at.a + Shape::kStages * Shape::kBytesA;
-  at.scales = at.b + Shape::kStages * Shape::kBytesB;
+  at.b = at.a + Shape::kStages * Shape::kBlocks * Shape::kBytesA;
+  at.scales = at.b + Shape::kStages * Shape::kBlocks * Shape::kBytesB;
   at.full = at.scales + Shape::kStages * Shape::kScaleBytes;
   at.empty = at.full + Shape::kStages * 8;
   if (threadIdx.x == 0) {

@@ -19,7 +19,7 @@ class WideConsumer {
         lane_(threadIdx.x % 32),
         row_(threadIdx.x / 128 * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4) {}
 
-  // sum = the piece, its segments added in order.
+  // sum = the piece, its blocks added in the order of K.
   __device__ __forceinline__ void accumulate(const Piece &piece, Sums &sum) {
     const Scales scales(p_, piece);
     scale_a_ = uniform(place_in_line(scales.a));
@@ -76,6 +76,7 @@ class WideConsumer {
   }
 
  private:
+  static constexpr int kBlocks = Shape::kBlocks;
   // Where the second block of B's scales may begin within a tile, in columns: at multiples of this.
   static constexpr int kStep = Shape::kTileN % 64 == 0 ? 64 : Shape::kTileN % 32 == 0 ? 32 : 16;
 
@@ -84,85 +85,83 @@ class WideConsumer {
   __device__ __forceinline__ void for_columns(int first_block, const Piece &piece, Sums &sum) {
     constexpr int kMost = Shape::kTileN < kScaleRows ? Shape::kTileN : kScaleRows;
     if constexpr (!Shape::kTwoScales)
-      sum_segments<Shape::kTileN>(piece, sum);
+      sum_blocks<Shape::kTileN>(piece, sum);
     else if constexpr (kFirst == kMost)
-      sum_segments<kMost>(piece, sum);
+      sum_blocks<kMost>(piece, sum);
     else if (first_block == kFirst)
-      sum_segments<kFirst>(piece, sum);
+      sum_blocks<kFirst>(piece, sum);
     else
       for_columns<kFirst + kStep>(first_block, piece, sum);
   }
 
   template <int kFirst>
-  __device__ __forceinline__ void sum_segments(const Piece &piece, Sums &sum) {
-    constexpr bool kSegments = Shape::kWork == Work::kSegments;
-    Sums total;
-    const auto end_segment = [&] {
-#pragma unroll
-      for (int w = 0; w < Shape::kWaves; ++w)
-#pragma unroll
-        for (int j = 0; j < Shape::kSums; ++j) total[w][j] = __fadd_rn(total[w][j], sum[w][j]), sum[w][j] = 0.f;
-    };
+  __device__ __forceinline__ void sum_blocks(const Piece &piece, Sums &sum) {
 #pragma unroll
     for (int w = 0; w < Shape::kWaves; ++w)
 #pragma unroll
-      for (int j = 0; j < Shape::kSums; ++j) sum[w][j] = 0.f, total[w][j] = -0.f;  // -0 + x is x, whatever x is
-    const int segments = kSegments ? p_.segments : 1;
-    for (int s = 0; s < segments; ++s) {
-      int left = kSegments ? segment_begin(p_.k_blocks, segments, s + 1) - segment_begin(p_.k_blocks, segments, s)
-                           : piece.k_end - piece.k_begin;
-      if (kSegments && s > 0) {
-        add_block<kFirst>(sum, end_segment);
-        --left;
-      }
-#pragma unroll 4
-      for (; left > 0; --left) add_block<kFirst>(sum, [] {});
-    }
-    if constexpr (kSegments) {
-      end_segment();
-#pragma unroll
-      for (int w = 0; w < Shape::kWaves; ++w)
-#pragma unroll
-        for (int j = 0; j < Shape::kSums; ++j) sum[w][j] = total[w][j];
-    }
+      for (int j = 0; j < Shape::kSums; ++j) sum[w][j] = 0.f;
+#pragma unroll 4 / Shape::kBlocks
+    for (int left = piece.k_end - piece.k_begin; left > 0; left -= kBlocks) add_stage<kFirst>(sum, left);
   }
 
-  // Adds the next block of K. `meanwhile` runs while the tensor cores are at work on it.
-  template <int kFirst, typename Meanwhile>
-  __device__ __forceinline__ void add_block(Sums &sum, Meanwhile meanwhile) {
+  // Adds the blocks of the next stage, of which `left` or all count.
+  template <int kFirst>
+  __device__ __forceinline__ void add_stage(Sums &sum, int left) {
     constexpr bool kTwo = kFirst < Shape::kTileN;
-    const uint32_t scales = at_.scales + ring_.stage * Shape::kScaleBytes, scales_b = scales + Shape::kScalesB;
-    const uint64_t a = operand(at_.a + ring_.stage * Shape::kBytesA + group_ * 64 * kBlockK);
-    const uint64_t b = operand(at_.b + ring_.stage * Shape::kBytesB);
+    const uint32_t scales = at_.scales + ring_.stage * Shape::kScaleBytes;
+    const uint32_t scales_b = scales + kBlocks * Shape::kScalesA;
+    const uint64_t a = operand(at_.a + ring_.stage * kBlocks * Shape::kBytesA + group_ * 64 * kBlockK);
+    const uint64_t b = operand(at_.b + ring_.stage * kBlocks * Shape::kBytesB);
     barrier_wait(at_.full + ring_.stage * 8, ring_.phase);
-    const float first_b = load_shared(scales_b + scale_b_[0] * 4);
-    const float second_b = kTwo ? load_shared(scales_b + 16 + scale_b_[1] * 4) : 0.f;
+    float first_b[kBlocks], second_b[kBlocks];
+#pragma unroll
+    for (int u = 0; u < kBlocks; ++u) {
+      first_b[u] = load_shared(scales_b + (scale_b_[0] + u) * 4);
+      second_b[u] = kTwo ? load_shared(scales_b + Shape::kScalesB + (scale_b_[1] + u) * 4) : 0.f;
+    }
 #pragma unroll
     for (int w = 0; w < Shape::kWaves; ++w) {
-      const float low = load_shared(scales + (scale_a_ + row_ + w * Shape::kWaveRows) * 4);
-      const float high = load_shared(scales + (scale_a_ + row_ + w * Shape::kWaveRows + 8) * 4);
-      Accumulators<1, Shape::kSums> partial;
+      float low[kBlocks], high[kBlocks];
+#pragma unroll
+      for (int u = 0; u < kBlocks; ++u) {
+        const uint32_t place = u == 0 ? scale_a_ : (scale_a_ + u * uint32_t(p_.ld_scale_a)) % 4;
+        const uint32_t scales_a = scales + u * Shape::kScalesA + (place + row_ + w * Shape::kWaveRows) * 4;
+        low[u] = load_shared(scales_a);
+        high[u] = load_shared(scales_a + 8 * 4);
+      }
+      Accumulators<kBlocks, Shape::kSums> partial;
       pin(partial);
       wgmma_begin();
 #pragma unroll
-      for (int step = 0; step < kBlockK / 32; ++step)
-        wgmma<Shape::kTileN>(partial[0], a + w * (Shape::kWaveRows * kBlockK / 16) + step * 2, b + step * 2, step > 0);
+      for (int u = 0; u < kBlocks; ++u)
+#pragma unroll
+        for (int step = 0; step < kBlockK / 32; ++step)
+          wgmma<Shape::kTileN>(partial[u], a + (u * Shape::kBytesA + w * Shape::kWaveRows * kBlockK) / 16 + step * 2,
+                               b + u * Shape::kBytesB / 16 + step * 2, step > 0);
       wgmma_commit();
-      if (w == 0) meanwhile();
-      const float scale[2][2] = {{block_scale(low, first_b), block_scale(high, first_b)},
-                                 {kTwo ? block_scale(low, second_b) : 0.f, kTwo ? block_scale(high, second_b) : 0.f}};
+      float scale[kBlocks][2][2];  // by B's and by A's
+#pragma unroll
+      for (int u = 0; u < kBlocks; ++u) {
+        scale[u][0][0] = block_scale(low[u], first_b[u]);
+        scale[u][0][1] = block_scale(high[u], first_b[u]);
+        scale[u][1][0] = kTwo ? block_scale(low[u], second_b[u]) : 0.f;
+        scale[u][1][1] = kTwo ? block_scale(high[u], second_b[u]) : 0.f;
+      }
       pin(partial);
       wgmma_wait<0>();
       pin(partial);
       if (w == Shape::kWaves - 1) release_stage();
 #pragma unroll
-      for (int j = 0; j < Shape::kSums; ++j)
-        sum[w][j] = promote(sum[w][j], partial[0][j], scale[j / 4 * 8 >= kFirst][j / 2 % 2]);
+      for (int u = 0; u < kBlocks; ++u)
+        if (u == 0 || u < left)
+#pragma unroll
+          for (int j = 0; j < Shape::kSums; ++j)
+            sum[w][j] = promote(sum[w][j], partial[u][j], scale[u][j / 4 * 8 >= kFirst][j / 2 % 2]);
     }
     ring_.advance(Shape::kStages);
-    scale_a_ = (scale_a_ + uint32_t(p_.ld_scale_a)) % 4;
-    scale_b_[0] = (scale_b_[0] + 1) % 4;
-    scale_b_[1] = (scale_b_[1] + 1) % 4;
+    scale_a_ = (scale_a_ + kBlocks * uint32_t(p_.ld_scale_a)) % 4;
+    scale_b_[0] = (scale_b_[0] + kBlocks) % 4;
+    scale_b_[1] = (scale_b_[1] + kBlocks) % 4;
   }
 
   __device__ __forceinline__ void release_stage() const {

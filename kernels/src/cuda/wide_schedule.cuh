@@ -6,9 +6,8 @@
 namespace farm {
 
 enum class Work {
-  kWhole,     // each tile's K from end to end
-  kSegments,  // likewise, summed as the canonical segments
-  kStreamK    // workers split the K blocks of all tiles evenly; partial tiles meet in the workspace
+  kWhole,   // each tile's K from end to end
+  kStreamK  // workers split the K blocks of all tiles evenly; partial tiles meet in the workspace
 };
 
 // kGroups: consumer warpgroups. kWaves: products of 64 tokens that each of them makes of a stage. kCluster: CTAs side by
@@ -23,10 +22,13 @@ struct WideShape {
   static constexpr bool kTwoScales = kScaleRows % kTileN != 0;  // a tile may straddle two blocks of B's scales
   static constexpr int kChunk = kTileN % 64 == 0 ? 64 : kTileN % 32 == 0 ? 32 : 16;  // columns that leave in one box
 
+  static constexpr int kBlocks = kTileM + kTileN <= 96 ? 4 : kTileM + kTileN <= 192 ? 2 : 1;  // of K, in a stage
   static constexpr int kBytesA = kTileM * kBlockK, kBytesB = kTileN * kBlockK;
-  // Whole lines of 16 bytes, wherever the first scale lies in its line: A's scales, then a line for each of B's.
-  static constexpr int kScalesB = kTileM * 4 + 16, kScaleBytes = kScalesB + 32;
-  static constexpr int kStageBytes = kBytesA + kBytesB + kScaleBytes + 16;
+  // Whole lines of 16 bytes, wherever the first scale lies in its line: A's scales of each block, then B's of all, for
+  // the 128 columns that the tile begins in and for the next.
+  static constexpr int kScalesA = kTileM * 4 + 16, kScalesB = kBlocks * 16;
+  static constexpr int kScaleBytes = kBlocks * kScalesA + 2 * kScalesB;
+  static constexpr int kStageBytes = kBlocks * (kBytesA + kBytesB) + kScaleBytes + 16;
   static constexpr int kOutBytes = kTileM * kTileN * 2;  // results on their way out
   static constexpr int kSmem = 227 * 1024 - 64, kAlignment = 1024;
   static constexpr int kStages = (kSmem - kAlignment - kOutBytes) / kStageBytes;
@@ -131,6 +133,10 @@ struct Scales {
 // float of an array can't leave the memory that was allocated for it.
 __device__ __forceinline__ const char *line_of(const float *p) {
   return reinterpret_cast<const char *>(reinterpret_cast<uintptr_t>(p) & ~uintptr_t{15});
+}
+// Bytes of the lines that `count` floats from p on lie in.
+__device__ __forceinline__ int lines_of(const float *p, int count) {
+  return static_cast<int>(line_of(p + count - 1) + 16 - line_of(p));
 }
 __device__ __forceinline__ uint32_t place_in_line(const float *p) { return reinterpret_cast<uintptr_t>(p) / 4 % 4; }
 
