@@ -53,7 +53,7 @@ def execute(
         store.set_status(run_id, RunStatus.INTERRUPTED)
         raise
     except Exception as error:
-        store.set_status(run_id, RunStatus.FAILED, error=str(error))
+        store.set_status(run_id, RunStatus.FAILED, error=error)
         raise
     finally:
         shift.dismiss_all()

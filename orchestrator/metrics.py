@@ -41,7 +41,10 @@ _GAUGES: dict[str, tuple[Labels, str]] = {
         "Tokens a second of the fastest nondeterministic target on as many ranks, over those of this one.",
     ),
     "farm_runs": (("spec", "status"), "Runs in the database."),
-    "farm_last_run_exit_code": (("spec",), "0 met, 1 failed, 3 inconclusive, 4 infrastructure, 130 interrupted."),
+    "farm_last_run_exit_code": (
+        ("spec",),
+        "0 met, 1 failed, 2 usage, 3 inconclusive, 4 infrastructure, 130 interrupted.",
+    ),
     "farm_last_run_duration_seconds": (("spec",), "From the creation of the newest ended run to its end."),
     "farm_last_run_timestamp_seconds": (("spec",), "When the newest ended run ended."),
     "farm_last_success_timestamp_seconds": (("spec",), "When the newest run that met all expectations ended."),

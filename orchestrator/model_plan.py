@@ -15,6 +15,8 @@ UNIT_SECONDS = 10.0
 
 _STEP_S = {Device.CPU: 0.02, Device.CUDA: 0.03}
 _STEP_MORE_PER_ROW = {Device.CPU: 0.1, Device.CUDA: 0.01}
+_TIMED = {Device.CPU: 1, Device.CUDA: 2}
+"""How often a unit's middle batch is sent again, for its time."""
 
 
 def model_units(job: ModelJob, capacity: Capacity) -> Iterator[ModelUnit]:
@@ -40,6 +42,8 @@ def _unit(
     prompts: tuple[str, ...],
     family: str | None,
 ) -> ModelUnit:
+    middle = _trial_seconds(job, mode, (first + last + 1) // 2, capacity.device)
+    trials = sum(_trial_seconds(job, mode, number, capacity.device) for number in range(first, last + 1))
     return ModelUnit(
         index=0,
         variant=target.name,
@@ -53,7 +57,7 @@ def _unit(
         device=capacity.device,
         cpus=target.tp * capacity.cpus_per_worker,
         gpus=target.tp * capacity.gpus_per_worker,
-        estimate_s=sum(_trial_seconds(job, mode, number, capacity.device) for number in range(first, last + 1)),
+        estimate_s=trials + _TIMED[capacity.device] * middle,
         timeout_s=job.timeouts.unit,
     )
 

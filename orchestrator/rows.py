@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.tables import environments, results, speeds, verdicts
-from specs.errors import ExitCode
+from specs.errors import ExitCode, FarmError
 from specs.result import Environment, Judgement, RunRecord, RunStatus, Speed, Verdict
 from specs.shapes import Shape
 from specs.subject import Subject
@@ -146,15 +146,15 @@ def _record(
     )
 
 
-def exit_code(status: RunStatus, judgement: Judgement | None) -> ExitCode | None:
-    """Of a run with this status; None while it is running."""
+def exit_code(status: RunStatus, judgement: Judgement | None, error: Exception | None) -> ExitCode | None:
+    """Of a run with this status, as `farm submit` returned it; None while it is running."""
     match status:
         case RunStatus.RUNNING:
             return None
         case RunStatus.INTERRUPTED:
             return ExitCode.INTERRUPTED
         case RunStatus.FAILED:
-            return ExitCode.INFRASTRUCTURE
+            return error.exit_code if isinstance(error, FarmError) else ExitCode.INFRASTRUCTURE
         case RunStatus.COMPLETE:
             if judgement is None:
                 raise ValueError("a run is complete only with its judgement")

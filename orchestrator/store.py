@@ -204,7 +204,7 @@ class Store:
         status: RunStatus,
         *,
         judgement: Judgement | None = None,
-        error: str | None = None,
+        error: Exception | None = None,
         take_over: bool = False,
     ) -> RunRecord:
         """Change the status, with the judgement and the error that go with it; those of before are forgotten.
@@ -216,8 +216,8 @@ class Store:
         change: dict[str, Any] = {
             "status": status,
             "finished_at": datetime.now(UTC) if ended else None,
-            "error": error,
-            "exit_code": exit_code(status, judgement),
+            "error": None if error is None else str(error),
+            "exit_code": exit_code(status, judgement, error),
             "judged_exit_code": judgement.exit_code if judgement else None,
             "unit_errors": judgement.errors if judgement else None,
             "throughputs": judgement.throughputs if judgement else None,

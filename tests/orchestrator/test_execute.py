@@ -12,7 +12,7 @@ from orchestrator.execute import ATTEMPTS, conclude, execute
 from orchestrator.plan import make_plan
 from orchestrator.run_folder import RunFolder
 from orchestrator.store import Store
-from specs.errors import InfrastructureError, UsageError
+from specs.errors import ExitCode, InfrastructureError, UsageError
 from specs.result import Outcome, RunRecord, RunStatus, UnitResult
 from specs.unit import Capacity, WorkUnit
 from tests.orchestrator.builders import environment, job
@@ -150,7 +150,8 @@ def test_a_variant_that_is_not_there_ends_the_run_and_says_so(
     with pytest.raises(UsageError, match="can't be imported"):
         execute(store, folder, run.id, cluster, Silent())
     record = store.get(run.id)
-    assert (record.status, "can't be imported" in str(record.error)) == (RunStatus.FAILED, True)
+    assert "can't be imported" in str(record.error)
+    assert (record.status, record.exit_code) == (RunStatus.FAILED, ExitCode.USAGE)
 
 
 def test_workers_that_do_not_start_are_said_to_be_missing(cluster: Cluster, store: Store) -> None:

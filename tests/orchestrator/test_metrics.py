@@ -131,7 +131,7 @@ def test_how_and_when_runs_ended(store: Store, collector: FarmCollector) -> None
     run = judged(store, holds())
     ended = store.get(run).finished_at
     failed = store.create_run(builders.plan(), farm_version="0.1.0")
-    store.set_status(failed.id, RunStatus.FAILED, error="the disk is full")
+    store.set_status(failed.id, RunStatus.FAILED, error=OSError("the disk is full"))
     last = store.get(failed.id)
     assert ended is not None and last.finished_at is not None
     end = last.finished_at.timestamp()

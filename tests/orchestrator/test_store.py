@@ -130,12 +130,18 @@ def test_a_judgement_is_read_back_and_a_later_one_takes_its_place(store: Store) 
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
-    [(RunStatus.INTERRUPTED, ExitCode.INTERRUPTED), (RunStatus.FAILED, ExitCode.INFRASTRUCTURE)],
+    ("status", "error", "code"),
+    [
+        (RunStatus.INTERRUPTED, None, ExitCode.INTERRUPTED),
+        (RunStatus.FAILED, OSError("the disk is full"), ExitCode.INFRASTRUCTURE),
+        (RunStatus.FAILED, UsageError("no such variant"), ExitCode.USAGE),
+    ],
 )
-def test_a_run_that_ended_early_has_its_exit_code(store: Store, status: RunStatus, code: ExitCode) -> None:
-    ended = store.set_status(new_run(store).id, status, error="the node is gone")
-    assert (ended.status, ended.exit_code, ended.error) == (status, code, "the node is gone")
+def test_a_run_that_ended_early_has_its_exit_code(
+    store: Store, status: RunStatus, error: Exception | None, code: ExitCode
+) -> None:
+    ended = store.set_status(new_run(store).id, status, error=error)
+    assert (ended.status, ended.exit_code, ended.error) == (status, code, None if error is None else str(error))
     assert ended.finished_at is not None
 
 
