@@ -8,15 +8,13 @@ from specs.device import Device
 from specs.job import Mode
 from specs.model_job import ModelJob, ModelTarget
 from specs.unit import Capacity, ModelUnit
-from workers.drawing import prompt_names
+from workers.drawing import TIMED, prompt_names
 
 UNIT_SECONDS = 10.0
 """About how long a unit should take: more than of kernels, since a lost gang costs that much to start again."""
 
 _STEP_S = {Device.CPU: 0.02, Device.CUDA: 0.03}
 _STEP_MORE_PER_ROW = {Device.CPU: 0.1, Device.CUDA: 0.01}
-_TIMED = {Device.CPU: 1, Device.CUDA: 2}
-"""How often a unit's middle batch is sent again, for its time."""
 
 
 def model_units(job: ModelJob, capacity: Capacity) -> Iterator[ModelUnit]:
@@ -57,7 +55,7 @@ def _unit(
         device=capacity.device,
         cpus=target.tp * capacity.cpus_per_worker,
         gpus=target.tp * capacity.gpus_per_worker,
-        estimate_s=trials + _TIMED[capacity.device] * middle,
+        estimate_s=trials + TIMED[capacity.device] * middle,
         timeout_s=job.timeouts.unit,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from specs.device import Device
 from specs.errors import UsageError
 from specs.job import Mode
 from specs.model_job import ModelJob
@@ -21,6 +22,8 @@ from workers.engine.tokenizer import ByteTokenizer, Tokenizer
 
 PAIRED = {Mode.RADIX_CACHE: "cached vs uncached", Mode.P_VS_D: "decoded vs prefilled"}
 """Modes whose samples come in pairs: of these a name for all pairs, each of which is an item of its own."""
+TIMED = {Device.CPU: 1, Device.CUDA: 2}
+"""How often a unit's middle batch is sent again, for its time: on a GPU the first compiles and captures graphs."""
 FIRST_ROW = "prompt 1, row 0"
 """What SGLang's own test counts of `single`."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import xxhash
 
+from specs.device import Device
 from specs.job import Mode
 from specs.model_job import ModelJob, ModelTarget
 from specs.result import Environment, Generation, UnitResult
@@ -15,7 +16,7 @@ from specs.subject import Prompt
 from specs.uniqueness import Cell, UniquenessTable
 from specs.unit import Group, ModelUnit
 from workers.build import Backend, build
-from workers.drawing import PAIRED, batches_text, counted_as, drawn, read_prompts
+from workers.drawing import PAIRED, TIMED, batches_text, counted_as, drawn, read_prompts
 from workers.engine.engine import Engine, EngineOptions
 from workers.engine.modes import Sample, Trial, play
 from workers.engine.request import Completion, Request
@@ -188,8 +189,8 @@ class _Stopwatch:
 
 
 def _timed(trial: Trial, engine: Engine, device: torch.device) -> Generation:
-    """A batch with an empty cache; on a GPU the second such, when kernels are compiled for it and graphs captured."""
-    for _ in range(2 if device.type == "cuda" else 1):
+    """Of a batch with an empty cache."""
+    for _ in range(TIMED[Device(device.type)]):
         engine.flush_cache()
         stopwatch = _Stopwatch(engine)
         play(trial, stopwatch)
