@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from orchestrator.metrics import _COUNTERS, _GAUGES, _GROUP
+from specs.errors import ExitCode
 from tests.deploy.grafana import dashboard, dashboard_queries
 from tests.deploy.prometheus import DEPLOY
 
@@ -42,6 +43,12 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
     ]
     assert len(set(taken)) == len(taken)
     assert max(x for x, _ in taken) == 23
+
+
+def test_every_exit_code_has_a_word() -> None:
+    state = next(panel for panel in PANELS if "farm_last_run_exit_code" in panel["targets"][0]["expr"])
+    [mapping] = state["fieldConfig"]["defaults"]["mappings"]
+    assert set(mapping["options"]) == {str(code.value) for code in ExitCode}
 
 
 def test_rates_are_taken_over_the_interval_that_grafana_computes() -> None:
