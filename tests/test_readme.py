@@ -123,6 +123,13 @@ def test_the_h200_figures_are_those_of_the_files() -> None:
     assert f"rows differ on {len(cublas)} of the 11 weights" in README
 
 
+def test_the_h200_figures_are_of_one_build_of_the_kernels() -> None:
+    files = (ROOT / "docs" / "results").glob("h200-*.json")
+    builds = {file.name: set(re.findall(r'"kernel_build": "(\w+)"', file.read_text())) for file in files}
+    assert len(builds) >= 9
+    assert len(set.union(*builds.values())) == 1 and all(builds.values()), builds
+
+
 def test_the_count_of_tests_is_that_of_the_last_recorded_run() -> None:
     last = (ROOT / "docs" / "results" / "test.txt").read_text().splitlines()[-1]
     assert f"all tests: {last.split(' in ')[0]}" in README
