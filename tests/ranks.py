@@ -1,6 +1,6 @@
 """Ranks that die, hang or differ at one stage of a gang's life, for tests to start in the place of `workers.rank.Rank`.
 
-The first gang in which a fault strikes is the last: `FARM_TEST_SCRATCH` remembers it.
+Every fault strikes in one gang: a file in `FARM_TEST_SCRATCH` holds those that are still to come.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ LAST = 1
 
 
 class FaultyRank(Rank):
-    """Rank 1 has a fault, once, at the stage that the file `fault` names: `STAGE die`, `later`, `hang` or `differ`."""
+    """Rank 1 has the faults that the file `fault` lists, one a line: `STAGE die`, `later`, `hang` or `differ`.
+
+    `STAGE well` is none, and lets one gang come to its end.
+    """
 
     def __init__(self, job: ModelJob, target: str, rank: int, device: Device) -> None:
         super().__init__(job, target, rank, device)
@@ -54,15 +57,19 @@ class FaultyRank(Rank):
         file = fault_file()
         if not self._faulty or not file.exists():
             return
-        where, how = file.read_text().split()
+        first, *others = file.read_text().splitlines()
+        where, how = first.split()
         if where != stage or how == "differ":
             return
-        file.unlink()
+        if others:
+            file.write_text("\n".join(others))
+        else:
+            file.unlink()
         if how == "hang":
             time.sleep(600)
-        if how == "later":  # while the ranks are in the middle of it
+        elif how == "later":  # while the ranks are in the middle of it
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        else:
+        elif how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Placement over GPUs that Ray believes in, on a Ray of its own: four ranks, masked and not."""
+"""Placement over GPUs that Ray believes in, on a Ray of its own: ranks that are masked, and that are not."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.orchestrator.builders import model_job
 ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 cluster = Cluster(ray.nodes())
 capacity = Capacity(device=Device.CPU, workers=1, cpus_per_worker=1, gpus_per_worker=1)
-targets = [{"name": "four", "tp": 4, "collective": "ordered"}, {"name": "eight", "tp": 8}]
+targets = [{"name": "two", "tp": 2}, {"name": "four", "tp": 4, "collective": "ordered"}, {"name": "eight", "tp": 8}]
 masks = {}
-for masked in (True, False):
+for name, masked in (("four", True), ("two", False)):
     job = model_job(targets=targets, timeouts={"wait": 20.0}, mask_devices=masked)
-    gang = Gang.assemble(cluster, job, job.target("four"), capacity, 0)
-    masks[str(masked)] = [environment.visible_devices for environment in gang.environments]
+    gang = Gang.assemble(cluster, job, job.target(name), capacity, 0)
+    masks[name] = [environment.visible_devices for environment in gang.environments]
     gang.dismiss()
 try:
     hasty = model_job(targets=targets, timeouts={"wait": 1.0})
@@ -41,6 +41,6 @@ def test_four_ranks_have_a_gpu_each_and_eight_find_no_room() -> None:
     done = subprocess.run([sys.executable, "-c", _ASSEMBLE], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(found["masks"]["True"]) == ["0", "1", "2", "3"]
-    assert found["masks"]["False"] == [os.environ.get("CUDA_VISIBLE_DEVICES")] * 4
+    assert sorted(found["masks"]["four"]) == ["0", "1", "2", "3"]
+    assert found["masks"]["two"] == [os.environ.get("CUDA_VISIBLE_DEVICES")] * 2
     assert "its 8 ranks need 1 CPU and 1 GPU each, on one node. The nodes have 4 CPU, 4 GPU" in found["eight"]

@@ -52,7 +52,9 @@ def outcomes(record: RunRecord) -> dict[str, Outcome]:
     return {verdict.variant.rsplit(":", 1)[1]: verdict.outcome for verdict in record.judgement.verdicts}
 
 
-def test_a_run_goes_from_plan_to_verdict(store: Store, folder: RunFolder, cluster: Cluster) -> None:
+def test_a_run_goes_from_plan_to_verdict_and_may_be_judged_again(
+    store: Store, folder: RunFolder, cluster: Cluster
+) -> None:
     progress = Silent()
     run = started(store, cluster)
     record = execute(store, folder, run.id, cluster, progress)
@@ -62,6 +64,9 @@ def test_a_run_goes_from_plan_to_verdict(store: Store, folder: RunFolder, cluste
     assert len(progress.finished) == run.units
     assert progress.finished[-1][2] > 0
     assert record.environments[0].kernel_build
+    # With nothing left to run it is judged again, without workers.
+    assert execute(store, folder, run.id, Cluster([]), Silent()).judgement == record.judgement
+    assert conclude(store, folder, run.id).judgement == record.judgement
 
 
 def test_a_worker_killed_in_mid_unit_costs_an_attempt_and_its_samples(
@@ -132,15 +137,6 @@ def test_a_run_is_not_resumed_with_other_software_and_keeps_where_it_was_run(
         execute(store, folder, run.id, cluster, Silent())
     assert store.get(run.id).status is RunStatus.FAILED
     assert store.get(run.id).environments == [earlier]
-
-
-def test_a_run_with_nothing_left_is_judged_again_without_workers(
-    store: Store, folder: RunFolder, cluster: Cluster
-) -> None:
-    run = execute(store, folder, started(store, cluster).id, cluster, Silent())
-    no_cluster = Cluster([])
-    assert execute(store, folder, run.id, no_cluster, Silent()).judgement == run.judgement
-    assert conclude(store, folder, run.id).judgement == run.judgement
 
 
 def test_a_variant_that_is_not_there_ends_the_run_and_says_so(

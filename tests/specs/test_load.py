@@ -117,7 +117,7 @@ class TestWhole:
 
 
 @given(job_values())
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_a_job_comes_back_from_yaml_and_json(values: dict[str, Any]) -> None:
     job = parsed(write_tree(values))
     assert parsed(dump_job(job)) == job
@@ -126,7 +126,7 @@ def test_a_job_comes_back_from_yaml_and_json(values: dict[str, Any]) -> None:
 
 
 @given(model_job_values())
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_a_model_job_comes_back_from_yaml_and_json(values: dict[str, Any]) -> None:
     job = parse_job(write_tree(values), "job.yaml")
     assert parse_job(dump_job(job), "job.yaml") == job
@@ -180,7 +180,7 @@ def _mutated(data: st.DataObject, value: Any) -> Any:
 
 
 @given(data=st.data(), name=st.sampled_from(library_names()))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_mutated_spec_is_a_job_or_a_spec_error(data: st.DataObject, name: str) -> None:
     values = copy.deepcopy(yaml.safe_load(library_spec(name).text))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -189,14 +189,14 @@ def test_a_mutated_spec_is_a_job_or_a_spec_error(data: st.DataObject, name: str)
 
 
 @given(st.text() | st.text("{}[]&*!|>'\"%@`#:-?,\n\t \\ab01<").filter(bool))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_random_text_is_a_job_or_a_spec_error(text: str) -> None:
     job_or_spec_error(text)
     job_or_spec_error(VALID + text)
 
 
 @given(st.integers(0, len(VALID)), st.integers(0, 8), st.text("{}[]&*!|>'\":-?,\n\t ab01", max_size=4))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_edited_text_is_a_job_or_a_spec_error(at: int, cut: int, new: str) -> None:
     job_or_spec_error(VALID[:at] + new + VALID[at + cut :])
 

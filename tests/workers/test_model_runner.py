@@ -55,10 +55,10 @@ def every_mode() -> Judgement:
 
 
 def test_the_control_flips_and_the_invariant_model_does_not_in_every_mode(every_mode: Judgement) -> None:
-    # Five pairs of a cached and an uncached prompt may all come out equal, where few threads meet.
-    cached = judged(one_rank(targets=TARGETS[:1], modes=["radix_cache"], trials=40))
-    verdicts = [*every_mode.verdicts, *cached.verdicts]
-    flipped = {v.property for v in verdicts if v.variant == "streamk" and v.unique > 1}
+    flipped = {v.property for v in every_mode.verdicts if v.variant == "streamk" and v.unique > 1}
+    if Property.CACHE_CONSISTENCY not in flipped:  # five pairs may all come out equal, where few threads meet
+        cached = judged(one_rank(targets=TARGETS[:1], modes=["radix_cache"], trials=40))
+        flipped |= {v.property for v in cached.verdicts if v.unique > 1}
     assert flipped == {Property.BATCH_INVARIANCE, Property.CACHE_CONSISTENCY, Property.PREFILL_VS_DECODE}
     assert {v.unique for v in every_mode.verdicts if v.variant == "invariant"} == {1}
 

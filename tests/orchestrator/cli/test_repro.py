@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,17 @@ from tests.orchestrator.cli.stored import stored as stored
 from workers.model_runner import ModelRunner
 
 
-@pytest.fixture
-def flipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
-    monkeypatch.setenv("FARM_DATABASE_URL", f"sqlite:///{tmp_path}/farm.db")
-    monkeypatch.setenv("FARM_RUNS_DIR", f"{tmp_path}/runs")
+@pytest.fixture(scope="module")
+def home_of_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("flipped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FARM_DATABASE_URL", f"sqlite:///{folder}/farm.db")
+        patch.setenv("FARM_RUNS_DIR", f"{folder}/runs")
+        yield
+
+
+@pytest.fixture(scope="module")
+def flipped(home_of_run: None) -> RunRecord:
     # Its split of K depends on the rows: another one for two prompts of 400 tokens in a step than for one, every time.
     target = {"name": "ordered", "gemm": "streamk-ordered", "collective": "ordered", "deterministic": True}
     long: dict[str, Any] = {"prefix_lengths": [400], "long_prompt_tokens": 400, "pages": 256}
@@ -83,9 +91,10 @@ def test_a_group_that_is_not_there(flipped: RunRecord) -> None:
 
 
 def test_tensors_that_are_gone(flipped: RunRecord, tmp_path: Path) -> None:
-    for file in (Path(flipped.folder) / "operations").iterdir():
-        file.unlink()
+    operations = Path(flipped.folder) / "operations"
+    operations.rename(tmp_path / "elsewhere")
     code, _, err = farm("repro", "latest", "prefix", "--output", str(tmp_path / "shown"))
+    (tmp_path / "elsewhere").rename(operations)
     assert code == ExitCode.USAGE and "can't be read" in err and not (tmp_path / "shown").exists()
 
 

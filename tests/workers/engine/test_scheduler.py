@@ -247,7 +247,7 @@ def requests(draw: st.DrawFn) -> list[Request]:
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     calls=st.lists(requests(), min_size=1, max_size=3),
     spare=st.integers(0, 12),
