@@ -228,20 +228,25 @@ def locked(database: Path) -> Iterator[None]:
         holder.stdin.close()
 
 
+def await_success(collector: FarmCollector) -> None:
+    """A busy machine may take more than the deadline for the first one."""
+    patience = time.monotonic() + 20
+    while values(collector, "farm_scrape_success") == [0]:
+        assert time.monotonic() < patience
+
+
 def test_a_locked_database_does_not_hold_up_a_scrape(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/farm.db")
     collector = FarmCollector(database, deadline_s=0.3)
     judged(Store(database), holds())
-    assert values(collector, "farm_scrape_success") == [1]
+    await_success(collector)
     threads = threading.active_count()
     with locked(tmp_path / "farm.db"):
         for _ in range(2):
             assert values(collector, "farm_samples_total") == [50]
         assert str(collector.failure) == "the database did not answer in 0.3 s"
         assert threading.active_count() == threads + 1
-    patience = time.monotonic() + 20
-    while values(collector, "farm_scrape_success") == [0]:
-        assert time.monotonic() < patience
+    await_success(collector)
     assert values(collector, "farm_scrape_errors_total")[0] >= 2
     database.engine.dispose()
 
